@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A format is a way to pack weights. Everything that distinguishes one from another stands in
+ * one row of one table; nobody switches over types.
+ *
+ * Rows of a tensor are packed one after the other; a row is ncols / block blocks of block_size
+ * bytes. A tensor whose width is no multiple of the block cannot be packed in that format.
+ */
+#ifndef CODEC_FORMAT_H
+#define CODEC_FORMAT_H
+
+#include "codec/decode.h"
+#include "codec/encode.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum format_id {
+    FORMAT_F32,
+    FORMAT_F16,
+    FORMAT_BF16,
+    FORMAT_Q8_0,
+    FORMAT_Q6_K,
+    FORMAT_Q5_K,
+    FORMAT_Q5_1,
+    FORMAT_Q5_0,
+    FORMAT_Q4_K,
+    FORMAT_Q4_1,
+    FORMAT_Q4_0,
+    FORMAT_IQ4_NL,
+    FORMAT_Q3_K,
+    FORMAT_Q2_K,
+    FORMAT_COUNT
+};
+
+struct format {
+    const char *name;    /* in file names: "q4_k" */
+    const char *title;   /* ggml's name: "Q4_K" */
+    uint32_t ggml_type;  /* id in a GGUF tensor info */
+    uint32_t block;      /* weights in a block */
+    uint32_t block_size; /* bytes in a block */
+    bool plain_float;    /* F32, F16, BF16: nothing to search, never cached */
+    bool importance;     /* an importance matrix changes the bytes */
+    bool whole_rows;     /* with an importance matrix a row must be encoded in one piece */
+    uint32_t version;    /* of our encoder; a change of its bytes raises it (cache keys) */
+    encode_fn *encode;
+    decode_fn *decode;
+    /* Where in a block the binary16 scales lie, and how many; for F16 and BF16 the weight itself.
+     * exponent is the mask whose bits are all set in infinity and NaN. */
+    uint8_t halves, half_offset[2];
+    uint16_t exponent;
+};
+
+extern const struct format formats[FORMAT_COUNT];
+
+/* By name ("q4_k") or title ("Q4_K"), any case; NULL if there is none. */
+const struct format *format_by_name(const char *name);
+
+/* By ggml's id; NULL if we do not have it. */
+const struct format *format_by_ggml_type(uint32_t ggml_type);
+
+/* Bits per weight. */
+double format_bpw(const struct format *f);
+
+/* Bytes of n weights; n is a multiple of the block. False on overflow. */
+bool format_bytes(const struct format *f, uint64_t n, uint64_t *bytes);
+
+/* The first of n blocks whose scales are not finite, or n if all are. A scale too large for
+ * binary16 ends up here: llama-quantize rejects such a tensor, and so do we. */
+uint64_t format_first_invalid(const struct format *f, const void *blocks, uint64_t n);
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The safetensors container: eight bytes of header length, a JSON header, and the tensors' bytes.
+ * The reader is as strict as the format's own library: offsets must lie end to end from 0 to the
+ * end of the file, sizes must follow from dtype and shape, names must be unique. Anything else is
+ * refused with the tensor's name.
+ */
+#ifndef CODEC_SAFETENSORS_H
+#define CODEC_SAFETENSORS_H
+
+#include "codec/error.h"
+#include "codec/tensor.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { SAFETENSORS_PREFIX = 8, SAFETENSORS_HEADER_MAX = 100000000 };
+
+/* From the file's first bytes (`available` of them, at most 8 are looked at) and its size: the
+ * length of the JSON header that starts at byte 8. -EINVAL if no header can have that length. */
+int safetensors_header_size(const uint8_t *start, size_t available, uint64_t file_size,
+                            uint64_t *header_size, struct error *err);
+
+/* Parses the JSON header and appends its tensors, in order of their offsets, to the list; each
+ * gets `file` as its file number and offsets from the start of the file. file_size is the whole
+ * file's. On error (-EINVAL, -ENOMEM) the list may hold some of the file's tensors already. */
+int safetensors_parse(const char *json, size_t size, uint64_t file_size, uint32_t file,
+                      struct tensor_list *list, struct error *err);
+
+/* model.safetensors.index.json: which shards there are, and which tensors they should hold. */
+struct safetensors_index {
+    const char **shards; /* sorted, each once; plain relative paths without ".." */
+    size_t shard_count;
+    const char **tensors; /* sorted */
+    size_t tensor_count;
+    struct arena arena;
+};
+
+/* -EINVAL where the file is no such index, or names a path outside its folder. */
+int safetensors_index_parse(const char *json, size_t size, struct safetensors_index *index,
+                            struct error *err);
+void safetensors_index_free(struct safetensors_index *index);
+
+#endif

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/calibration.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FILE_MAX = 1 << 30 }; /* a 400B model's matrix has some 200 MB */
+
+static int read_file(const char *path, struct blob *out, struct error *err)
+{
+    struct stat st;
+    char *data = NULL;
+    int rc = 0, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return error_set(err, -errno, "%s", strerror(errno));
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode))
+        rc = error_set(err, -EINVAL, "not a regular file");
+    else if (st.st_size > FILE_MAX)
+        rc = error_set(err, -EFBIG, "too large for an importance matrix");
+    else if (!(data = malloc((size_t)st.st_size + 1)))
+        rc = error_set(err, -ENOMEM, "out of memory");
+    size_t size = 0;
+    while (!rc && size < (size_t)st.st_size) {
+        ssize_t n = read(fd, data + size, (size_t)st.st_size - size);
+        if (n > 0)
+            size += (size_t)n;
+        else if (n == 0)
+            rc = error_set(err, -EIO, "truncated while it was read");
+        else if (errno != EINTR)
+            rc = error_set(err, -errno, "%s", strerror(errno));
+    }
+    close(fd);
+    if (rc) {
+        free(data);
+        return rc;
+    }
+    *out = (struct blob){data, size};
+    return 0;
+}
+
+int calibration_load(const char *path, const char *name, struct calibration **out,
+                     struct error *err)
+{
+    struct blob file;
+    int rc = read_file(path, &file, err);
+    if (rc)
+        return error_prefix(err, rc, "%s", path);
+    struct calibration *c = calloc(1, sizeof *c);
+    if (c)
+        c->name = strdup(name);
+    rc = c && c->name ? imatrix_parse(file, &c->imatrix, err)
+                      : error_set(err, -ENOMEM, "out of memory");
+    free((void *)file.data);
+    if (rc) {
+        if (c)
+            free(c->name);
+        free(c);
+        return error_prefix(err, rc, "%s", path);
+    }
+    c->refs = 1;
+    *out = c;
+    return 0;
+}
+
+struct calibration *calibration_ref(struct calibration *c)
+{
+    if (c)
+        c->refs++;
+    return c;
+}
+
+void calibration_unref(struct calibration *c)
+{
+    if (!c || --c->refs)
+        return;
+    imatrix_free(&c->imatrix);
+    free(c->name);
+    free(c);
+}

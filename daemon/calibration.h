@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What is known about a model's activations, shared by all that encodes it: today an importance
+ * matrix. Loaded once, counted, never changed.
+ */
+#ifndef DAEMON_CALIBRATION_H
+#define DAEMON_CALIBRATION_H
+
+#include "codec/imatrix.h"
+
+struct calibration {
+    _Atomic unsigned refs;
+    char *name; /* the path as the user gave it: it goes into metadata */
+    struct imatrix imatrix;
+};
+
+/* Loads an importance matrix. name is kept as given. -errno with a sentence. */
+int calibration_load(const char *path, const char *name, struct calibration **out,
+                     struct error *err);
+struct calibration *calibration_ref(struct calibration *c);
+void calibration_unref(struct calibration *c);
+
+#endif

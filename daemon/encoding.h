@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * An encoding is all that decides a run of packed bytes: a view of a source tensor, a format, and
+ * the importance of its columns. Its bytes are cut into tiles, runs of whole rows, which are made,
+ * cached and forgotten one by one.
+ *
+ * Geometry. A tile has about 1 MiB, at least 256 KiB where the tensor has that much, at most
+ * 2 MiB; a multiple of 4 KiB where the row size allows it, so that raw tiles lie end to end on
+ * disk. A row longer than a tile is cut between blocks, unless its format needs whole rows.
+ */
+#ifndef DAEMON_ENCODING_H
+#define DAEMON_ENCODING_H
+
+#include "codec/format.h"
+#include "codec/view.h"
+#include "daemon/calibration.h"
+#include "daemon/pool.h"
+#include "daemon/source.h"
+
+enum {
+    TILE_TARGET = 1 << 20,
+    TILE_MAX = 2 << 20,
+    TILE_ALIGNMENT = 4096,
+    PART_WEIGHTS = 1 << 16, /* how finely a tile is split over the workers */
+    KEY_SIZE = 32,          /* SHA-256 */
+};
+
+struct encoding {
+    _Atomic unsigned refs;
+    const struct format *format;
+    struct source *source;
+    const struct dtype *dtype;
+    uint64_t offset;              /* of the tensor's bytes in the source */
+    struct view view;             /* view.tensor is not kept: NULL */
+    struct calibration *calibration;
+    const float *importance;      /* view.cols weights in the calibration, or NULL */
+    char *name;                   /* the tensor's, for messages */
+    bool cached;                  /* worth a place in the tile cache */
+    uint8_t key[KEY_SIZE];        /* SHA-256 over all that decides the bytes, without paths */
+    uint64_t size;                /* packed bytes in all */
+    uint64_t weights;             /* elements in all */
+    uint64_t tile_weights;        /* of every tile but the last */
+    uint32_t tile_size;           /* bytes, likewise */
+    uint64_t tile_count;
+    uint64_t part_weights;
+};
+
+/* Takes references on source and calibration. importance points into the calibration.
+ * -ENOTSUP where the tensor cannot be packed so (width, element type, a row too long), with a
+ * sentence. One reference is the caller's. */
+int encoding_new(const struct format *format, const struct view *view, struct source *source,
+                 struct calibration *calibration, const float *importance, struct encoding **out,
+                 struct error *err);
+struct encoding *encoding_ref(struct encoding *e);
+void encoding_unref(struct encoding *e);
+
+/* Bytes of tile `index`. */
+uint32_t encoding_tile_size(const struct encoding *e, uint64_t index);
+
+/* The number of parts that tile `index` is made in. */
+uint32_t encoding_parts(const struct encoding *e, uint64_t index);
+
+/* Makes one part of a tile in its place in out, the start of the tile's bytes. -EINVAL where a
+ * weight is not finite or too large for the format: the sentence names tensor and row. */
+int encoding_make_part(const struct encoding *e, uint64_t index, uint32_t part, uint8_t *out,
+                       struct scratch *scratch, struct error *err);
+
+#endif

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Notices that a file is read from front to back and says what to make ready next. The window
+ * doubles while that goes on and starts over after a jump. Requests may arrive a little out of
+ * order, as the kernel's read-ahead sends them from several threads.
+ */
+#ifndef DAEMON_STREAM_H
+#define DAEMON_STREAM_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { STREAM_WINDOW_MIN = 2 << 20, STREAM_WINDOW_MAX = 64 << 20, STREAM_DISORDER = 4 << 20 };
+
+struct stream {
+    pthread_mutex_t lock;
+    uint64_t patience; /* bytes in a row before anything is made ahead: what the kernel asks for
+                          at one page fault must not look like a stream */
+    uint64_t next, run, ahead, window; /* by lock */
+};
+
+void stream_init(struct stream *s, uint64_t patience);
+void stream_destroy(struct stream *s);
+
+/* Takes note of a read. True if bytes [*from, *to) should be made ready (to may lie past the end
+ * of the file). */
+bool stream_advance(struct stream *s, uint64_t offset, uint64_t size, uint64_t *from,
+                    uint64_t *to);
+
+/* What was promised beyond `at` was not made. */
+void stream_cut(struct stream *s, uint64_t at);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Tiles on demand. A tile is asked for by encoding and index; it comes from memory, from the tile
+ * cache, or is made by the workers, all of them at once. Whoever asks for a tile that is being made
+ * already waits for that one (single-flight); an error reaches every waiter and is not kept.
+ *
+ * Finished tiles stay in memory, least recently used out first, under a hard budget that also
+ * covers those being made. A reader holds at most one tile while it asks for another, so waiting
+ * for memory cannot lock up.
+ */
+#ifndef DAEMON_TILE_H
+#define DAEMON_TILE_H
+
+#include "daemon/cache.h"
+#include "daemon/encoding.h"
+#include "daemon/pool.h"
+#include "daemon/stats.h"
+
+enum { TILES_MEMORY_MIN = 16 << 20 };
+
+struct tiles;
+struct tile;
+
+struct tiles_options {
+    size_t memory;       /* the budget in bytes, at least TILES_MEMORY_MIN */
+    unsigned workers;
+    struct cache *cache; /* NULL: none. Must outlive the tiles. */
+    struct stats *stats; /* likewise */
+};
+
+struct tiles *tiles_new(const struct tiles_options *options);
+
+/* Waits for what is being made. No tile may be held. */
+void tiles_free(struct tiles *t);
+
+/* Waits for the tile. On success the caller holds it and must tile_put it. -errno with a sentence
+ * that says what is wrong with the source. */
+int tile_get(struct tiles *t, struct encoding *e, uint64_t index, struct tile **out,
+             struct error *err);
+const uint8_t *tile_data(const struct tile *tile);
+void tile_put(struct tiles *t, struct tile *tile);
+
+/* Starts on a tile that will probably be asked for. Returns false when memory for such guesses is
+ * used up, so that the caller stops guessing. owner: for tiles_forget. */
+bool tile_prefetch(struct tiles *t, struct encoding *e, uint64_t index, const void *owner);
+
+/* Drops the owner's guesses that nobody has begun with. */
+void tiles_forget(struct tiles *t, const void *owner);
+
+/* Waits until nothing is being made or stored. */
+void tiles_drain(struct tiles *t);
+
+#endif

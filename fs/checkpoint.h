@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One model of a store as it was found: its files, its tensors, its config, and how it maps to
+ * GGUF. Loading reads config.json and the headers of its safetensors files, nothing else. Once
+ * loaded it does not change; a checkpoint whose files change is replaced by a new one.
+ *
+ * What is wrong with a checkpoint takes away only what depends on it: without a mapping there are
+ * no recipes but still tensors, without readable headers still its own files.
+ */
+#ifndef FS_CHECKPOINT_H
+#define FS_CHECKPOINT_H
+
+#include "codec/model.h"
+#include "daemon/calibration.h"
+#include "daemon/source.h"
+#include "fs/image.h"
+
+#include <pthread.h>
+#include <sys/types.h>
+
+/* A file or folder of the checkpoint. */
+struct checkpoint_file {
+    const char *path; /* relative to the checkpoint */
+    bool folder;
+    bool outside; /* a link that leaves the store: not shown */
+    mode_t mode;
+    uid_t uid;
+    gid_t gid;
+    struct source_identity identity;
+};
+
+struct checkpoint {
+    _Atomic unsigned refs;
+    /* All constant once loaded. */
+    char *name;   /* in the tree */
+    char *folder; /* the name of its folder, from which general.name and others derive */
+    char *path;   /* relative to the store, "" for the store itself */
+    int root;     /* the store's folder; not owned */
+    struct source_set *set;
+    struct checkpoint_file *files; /* sorted by path */
+    size_t file_count;
+    struct arena arena;
+    struct source **shards; /* by the file number of the tensors */
+    size_t shard_count;
+    struct tensor_list tensors; /* sorted by name */
+    struct config config;
+    struct model model;
+    bool mapped;               /* recipes are offered */
+    struct error problem;      /* why not; "" if they are */
+    struct error unreadable;   /* why there are no tensors; "" if there are */
+    struct calibration *calibration;
+    bool miscalibrated;        /* an importance matrix is given but unusable: nothing quantized */
+    int64_t mtime_ns;          /* of the newest file */
+    mode_t mode;               /* permissions to read that all weight files give */
+    uid_t uid;                 /* owner of the weight files */
+    gid_t gid;
+    /* What is made at first use, by lock; see gguf_file.h. */
+    pthread_mutex_t lock;
+    struct bytes *keys;
+    uint64_t key_count;
+    struct image *images[RECIPE_COUNT];
+    uint64_t sizes[RECIPE_COUNT]; /* 0: not known yet */
+    _Atomic size_t footprint;     /* of keys and images; not by lock */
+};
+
+struct checkpoint_options {
+    const char *name, *folder, *path;
+    int root;
+    struct source_set *set;
+    const char *imatrix;         /* a file to read, or NULL */
+    const char *imatrix_name;    /* what to call it in metadata */
+};
+
+/* Loads what there is. Only a folder that cannot be read at all is an error. */
+int checkpoint_load(const struct checkpoint_options *options, struct checkpoint **out,
+                    struct error *err);
+struct checkpoint *checkpoint_ref(struct checkpoint *c);
+void checkpoint_unref(struct checkpoint *c);
+
+/* Whether the folder and all its files are what they were. */
+bool checkpoint_is_current(const struct checkpoint *c);
+
+/* Opens one of its files, by path relative to the checkpoint. */
+int checkpoint_open(const struct checkpoint *c, const char *path, struct source **out,
+                    struct error *err);
+
+/* NULL if there is none of that name. */
+const struct checkpoint_file *checkpoint_find_file(const struct checkpoint *c, const char *path);
+const struct tensor *checkpoint_find_tensor(const struct checkpoint *c, const char *name);
+
+/* Whether a folder looks like a checkpoint: it has config.json or safetensors files. */
+bool checkpoint_is_folder(int root, const char *path);
+
+#endif

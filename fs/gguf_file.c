@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/gguf_file.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    QUANTIZATION_VERSION = 2,
+    KEY_TEXT_MAX = 127,          /* llama-quantize cuts file and dataset names here */
+    FILE_MAX = 256 << 20,        /* of tokenizer.json and its kin */
+};
+
+/* ---- the keys that all recipes share ---- */
+
+/* Files read for the keys, kept until they are made. */
+struct loaded_file {
+    struct loaded_file *next;
+    uint64_t size;
+    char data[];
+};
+
+struct loader {
+    const struct checkpoint *checkpoint;
+    struct loaded_file *files;
+};
+
+static int get_file(void *context, const char *name, struct blob *out, struct error *err)
+{
+    struct loader *loader = context;
+    struct source *s;
+    *out = (struct blob){0};
+    const struct checkpoint_file *f = checkpoint_find_file(loader->checkpoint, name);
+    if (!f || f->folder)
+        return 0;
+    if (f->outside)
+        return error_set(err, -EXDEV, "%s: leads out of the store", name);
+    int rc = checkpoint_open(loader->checkpoint, name, &s, err);
+    if (rc)
+        return rc;
+    uint64_t size = source_identity(s)->size;
+    struct loaded_file *file = size <= FILE_MAX ? malloc(sizeof *file + size + 1) : NULL;
+    if (size > FILE_MAX)
+        rc = error_set(err, -EFBIG, "%s: too large", source_path(s));
+    else if (!file)
+        rc = error_set(err, -ENOMEM, "out of memory");
+    else
+        rc = source_read(s, file->data, 0, size, err);
+    source_unref(s);
+    if (rc) {
+        free(file);
+        return rc;
+    }
+    file->next = loader->files;
+    file->size = size;
+    loader->files = file;
+    *out = (struct blob){file->data, size};
+    return 0;
+}
+
+/* By c->lock. */
+static int make_keys(struct checkpoint *c, struct error *err)
+{
+    if (c->keys)
+        return 0;
+    struct loader loader = {.checkpoint = c};
+    struct model_files files = {.get = get_file, .context = &loader};
+    struct gguf_keys keys = {0};
+    int rc = model_put_keys(&c->model, &c->config, c->folder, &files, &keys, err);
+    if (!rc) {
+        c->keys = bytes_new(keys.bytes.data, keys.bytes.size);
+        c->key_count = keys.count;
+        c->footprint += keys.bytes.size;
+        if (!c->keys)
+            rc = error_set(err, -ENOMEM, "out of memory");
+    }
+    buffer_free(&keys.bytes);
+    for (struct loaded_file *f; (f = loader.files);) {
+        loader.files = f->next;
+        free(f);
+    }
+    return rc;
+}
+
+/* ---- a recipe's image ---- */
+
+int gguf_importance(const struct checkpoint *c, const struct model_tensor *t,
+                    const float **importance, struct error *err)
+{
+    *importance = NULL;
+    if (!c->calibration)
+        return 0;
+    const struct imatrix_entry *e = imatrix_find(&c->calibration->imatrix, t->name);
+    if (!e)
+        return 0;
+    if (e->count != t->ne[0] * t->ne[2]) {
+        /* An embedding's entry of another size is passed over, as upstream does. */
+        if (strcmp(t->name, "token_embd.weight") == 0)
+            return 0;
+        return error_set(err, -EINVAL,
+                         "importance matrix %s: the entry of %s has %zu values, not %" PRIu64,
+                         c->calibration->name, t->name, e->count, t->ne[0] * t->ne[2]);
+    }
+    *importance = e->weights;
+    return 0;
+}
+
+/* The format of every tensor under a recipe; out has room for all. */
+static int assign(const struct checkpoint *c, const struct recipe *recipe,
+                  const struct format **out, struct error *err)
+{
+    const struct model *m = &c->model;
+    struct recipe_tensor *tensors = calloc(m->count, sizeof *tensors);
+    if (!tensors)
+        return error_set(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; i < m->count; i++)
+        tensors[i] = (struct recipe_tensor){
+            .name = m->tensors[i].name, .ndim = m->tensors[i].ndim, .cols = m->tensors[i].ne[0]};
+    recipe_assign(recipe, &m->facts, tensors, m->count, out);
+    for (size_t i = 0; i < m->count; i++)
+        if (!out[i])
+            out[i] = m->tensors[i].stored;
+    free(tensors);
+    return 0;
+}
+
+static uint64_t elements(const struct model_tensor *t)
+{
+    return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+}
+
+static int tensor_size(const struct model_tensor *t, const struct format *f, uint64_t *size,
+                       struct error *err)
+{
+    if (t->ne[0] % f->block || !format_bytes(f, elements(t), size))
+        return error_set(err, -EINVAL, "tensor %s cannot be packed as %s", t->name, f->title);
+    return 0;
+}
+
+static void put_recipe_keys(const struct checkpoint *c, const struct recipe *recipe,
+                            struct gguf_keys *keys)
+{
+    gguf_put_u32(keys, "general.quantization_version", QUANTIZATION_VERSION);
+    gguf_put_u32(keys, "general.file_type", recipe->ftype);
+    if (!c->calibration)
+        return;
+    const struct imatrix *m = &c->calibration->imatrix;
+    gguf_put_string_n(keys, "quantize.imatrix.file", c->calibration->name,
+                      strnlen(c->calibration->name, KEY_TEXT_MAX));
+    if (m->dataset)
+        gguf_put_string_n(keys, "quantize.imatrix.dataset", m->dataset,
+                          strnlen(m->dataset, KEY_TEXT_MAX));
+    gguf_put_u32(keys, "quantize.imatrix.entries_count", (uint32_t)m->count);
+    if (m->chunks > 0)
+        gguf_put_u32(keys, "quantize.imatrix.chunks_count", (uint32_t)m->chunks);
+}
+
+/* The header: head, shared keys, recipe's keys, tensor infos, padding. */
+static int add_header(const struct checkpoint *c, const struct recipe *recipe,
+                      const struct format **formats_of, struct image *image, struct error *err)
+{
+    const struct model *m = &c->model;
+    struct gguf_keys own = {0};
+    struct buffer header = {0};
+    put_recipe_keys(c, recipe, &own);
+    gguf_add_head(&header, m->count, c->key_count + own.count);
+    buffer_add(&header, own.bytes.data, own.bytes.size);
+    uint64_t offset = 0;
+    int rc = 0;
+    for (size_t i = 0; !rc && i < m->count; i++) {
+        uint64_t size = 0;
+        gguf_add_tensor_info(&header, m->tensors[i].name, m->tensors[i].ndim, m->tensors[i].ne,
+                             formats_of[i]->ggml_type, offset);
+        rc = tensor_size(&m->tensors[i], formats_of[i], &size, err);
+        offset += gguf_pad(size);
+    }
+    if (!rc && (header.failed || own.bytes.failed))
+        rc = error_set(err, -ENOMEM, "out of memory");
+    struct bytes *bytes = rc ? NULL : bytes_new(header.data, header.size);
+    if (!rc && !bytes)
+        rc = error_set(err, -ENOMEM, "out of memory");
+    if (!rc) {
+        image_add_bytes(image, bytes, 0, GGUF_HEAD_SIZE);
+        image_add_bytes(image, c->keys, 0, c->keys->size);
+        image_add_bytes(image, bytes, GGUF_HEAD_SIZE, bytes->size - GGUF_HEAD_SIZE);
+        image_add_zeros(image, gguf_pad(image->size) - image->size);
+    }
+    bytes_unref(bytes);
+    buffer_free(&own.bytes);
+    buffer_free(&header);
+    return rc;
+}
+
+static int add_tensor(const struct checkpoint *c, const struct model_tensor *t,
+                      const struct format *f, struct image *image, struct error *err)
+{
+    int rc = 0;
+    if (!t->view.tensor) {
+        struct bytes *bytes = bytes_new(t->generated, t->ne[0] * sizeof *t->generated);
+        if (!bytes)
+            return error_set(err, -ENOMEM, "out of memory");
+        image_add_bytes(image, bytes, 0, bytes->size);
+        bytes_unref(bytes);
+    } else {
+        struct encoding *e;
+        const float *importance = NULL;
+        if (f != t->stored)
+            rc = gguf_importance(c, t, &importance, err);
+        if (!rc)
+            rc = encoding_new(f, &t->view, c->shards[t->view.tensor->file], c->calibration,
+                              importance, &e, err);
+        if (rc)
+            return rc;
+        image_add_tensor(image, e);
+        encoding_unref(e);
+    }
+    image_add_zeros(image, gguf_pad(image->size) - image->size);
+    return 0;
+}
+
+static int make_image(struct checkpoint *c, const struct recipe *recipe, struct image **out,
+                      struct error *err)
+{
+    const struct format **formats_of = calloc(c->model.count, sizeof *formats_of);
+    struct image *image = image_new();
+    int rc = formats_of && image ? assign(c, recipe, formats_of, err)
+                                 : error_set(err, -ENOMEM, "out of memory");
+    rc = rc ? rc : make_keys(c, err);
+    rc = rc ? rc : add_header(c, recipe, formats_of, image, err);
+    for (size_t i = 0; !rc && i < c->model.count; i++)
+        rc = add_tensor(c, &c->model.tensors[i], formats_of[i], image, err);
+    if (!rc && image->failed)
+        rc = error_set(err, -ENOMEM, "out of memory");
+    free(formats_of);
+    if (rc)
+        image_unref(image);
+    else
+        *out = image;
+    if (!rc)
+        c->footprint += image_footprint(image);
+    return rc;
+}
+
+int gguf_file_get(struct checkpoint *c, const struct recipe *recipe, struct image **out,
+                  struct error *err)
+{
+    if (!c->mapped) {
+        error_set(err, -ENOTSUP, "%s", c->problem.text);
+        return error_prefix(err, -ENOTSUP, "%s", c->name);
+    }
+    long i = recipe - recipes;
+    pthread_mutex_lock(&c->lock);
+    int rc = c->images[i] ? 0 : make_image(c, recipe, &c->images[i], err);
+    if (!rc) {
+        *out = image_ref(c->images[i]);
+        c->sizes[i] = c->images[i]->size;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return rc ? error_prefix(err, rc, "%s", c->name) : 0;
+}
+
+int gguf_file_size(struct checkpoint *c, const struct recipe *recipe, uint64_t *size,
+                   struct error *err)
+{
+    pthread_mutex_lock(&c->lock);
+    *size = c->sizes[recipe - recipes];
+    pthread_mutex_unlock(&c->lock);
+    if (*size)
+        return 0;
+    struct image *image;
+    int rc = gguf_file_get(c, recipe, &image, err);
+    if (!rc) {
+        *size = image->size;
+        image_unref(image);
+    }
+    return rc;
+}
+
+int gguf_file_data_size(struct checkpoint *c, const struct recipe *recipe, uint64_t *size,
+                        struct error *err)
+{
+    const struct format **formats_of = calloc(c->model.count + 1, sizeof *formats_of);
+    int rc = formats_of ? assign(c, recipe, formats_of, err)
+                        : error_set(err, -ENOMEM, "out of memory");
+    *size = 0;
+    for (size_t i = 0; !rc && i < c->model.count; i++) {
+        uint64_t n = 0;
+        rc = tensor_size(&c->model.tensors[i], formats_of[i], &n, err);
+        *size += gguf_pad(n);
+    }
+    free(formats_of);
+    return rc;
+}
+
+void gguf_file_forget(struct checkpoint *c)
+{
+    pthread_mutex_lock(&c->lock);
+    for (int i = 0; i < RECIPE_COUNT; i++) {
+        image_unref(c->images[i]);
+        c->images[i] = NULL;
+    }
+    bytes_unref(c->keys);
+    c->keys = NULL;
+    c->footprint = 0;
+    pthread_mutex_unlock(&c->lock);
+}

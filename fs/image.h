@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A virtual file: a size and a sorted list of segments without holes, each of which says where its
+ * bytes come from. Once made it never changes; it is counted and holds what its segments refer to.
+ */
+#ifndef FS_IMAGE_H
+#define FS_IMAGE_H
+
+#include "daemon/stream.h"
+#include "daemon/tile.h"
+
+/* Bytes that several images share. */
+struct bytes {
+    _Atomic unsigned refs;
+    size_t size;
+    uint8_t data[];
+};
+
+/* A copy of n bytes with one reference, or NULL. */
+struct bytes *bytes_new(const void *data, size_t n);
+struct bytes *bytes_ref(struct bytes *b);
+void bytes_unref(struct bytes *b);
+
+enum segment_kind {
+    SEGMENT_BYTES,  /* out of memory */
+    SEGMENT_ZEROS,  /* padding */
+    SEGMENT_FILE,   /* a source file as it is */
+    SEGMENT_TENSOR, /* tiles of an encoding, from its first byte on */
+};
+
+struct segment {
+    uint64_t offset, length; /* in the image */
+    uint64_t from;           /* BYTES, FILE: where in the object the segment begins */
+    enum segment_kind kind;
+    union {
+        struct bytes *bytes;
+        struct source *source;
+        struct encoding *encoding;
+    };
+};
+
+struct image {
+    _Atomic unsigned refs;
+    uint64_t size;
+    struct segment *segments;
+    size_t count, capacity;
+    bool failed; /* memory ran out while it was made */
+};
+
+/* An empty image with one reference, or NULL. */
+struct image *image_new(void);
+struct image *image_ref(struct image *image);
+void image_unref(struct image *image);
+
+/* Append a segment; each takes a reference of its own. Errors are kept in image->failed. Segments
+ * of no length are left out. */
+void image_add_bytes(struct image *image, struct bytes *bytes, uint64_t from, uint64_t length);
+void image_add_zeros(struct image *image, uint64_t length);
+void image_add_file(struct image *image, struct source *source, uint64_t from, uint64_t length);
+void image_add_tensor(struct image *image, struct encoding *encoding);
+
+/* What the image itself takes in memory, without the bytes it shares. */
+size_t image_footprint(const struct image *image);
+
+/* Reads [offset, offset + size), cut at the end of the image; *done becomes the bytes read. All of
+ * them are right, or the result is an error with its sentence. */
+int image_read(const struct image *image, struct tiles *tiles, uint64_t offset, size_t size,
+               uint8_t *buf, size_t *done, struct error *err);
+
+/* Notes a read in the stream and starts on the tiles that it will want next. */
+void image_prefetch(const struct image *image, struct tiles *tiles, struct stream *stream,
+                    uint64_t offset, size_t size);
+
+#endif

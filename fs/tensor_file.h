@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Single tensors as files: in the type they are stored in, byte for byte, and packed in every
+ * format whose block divides their width. Names and row order are the checkpoint's own.
+ */
+#ifndef FS_TENSOR_FILE_H
+#define FS_TENSOR_FILE_H
+
+#include "fs/checkpoint.h"
+
+/* The forms of a tensor: number 0 is its stored type, number 1 + i is formats[i]. */
+enum { FORM_STORED = 0, FORM_COUNT = 1 + FORMAT_COUNT };
+
+/* Whether a tensor is offered in a form: matrices of floats in all formats that fit, everything as
+ * it is stored. A format that is the stored type is offered only as that. */
+bool tensor_has_form(const struct checkpoint *c, const struct tensor *t, unsigned form);
+
+/* The file name of a form: "bf16", "q4_k". */
+const char *tensor_form_name(const struct tensor *t, unsigned form);
+
+uint64_t tensor_form_size(const struct tensor *t, unsigned form);
+
+/* The file. One reference is the caller's. */
+int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned form,
+                    struct image **out, struct error *err);
+
+/* Shape, type, source, bits per weight and forms as JSON, fixed by the checkpoint alone. free()
+ * it; NULL when memory is out. */
+char *tensor_info(const struct checkpoint *c, const struct tensor *t);
+
+#endif

@@ -1,0 +1,712 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/tree.h"
+
+#include "daemon/log.h"
+#include "fs/control.h"
+#include "fs/gguf_file.h"
+#include "fs/name.h"
+#include "fs/tensor_file.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+enum {
+    HEADERS_MAX = 64 << 20, /* bytes of virtual headers kept for files nobody has open */
+    PATH_SIZE = 1024,
+};
+
+enum kind {
+    ROOT,
+    MODEL,
+    FOLDER,   /* original/ (item 0) and those below; item: checkpoint file */
+    ORIGINAL, /* item: checkpoint file */
+    RECIPES,  /* gguf/ */
+    RECIPE,   /* form: recipe */
+    TENSORS,
+    TENSOR,   /* item: tensor */
+    FORM,     /* item: tensor; form: of tensor_file.h */
+    INFO,     /* item: tensor */
+    CONTROLS, /* .quantfs/ */
+    CONTROL,  /* item: control file */
+};
+
+struct node {
+    uint32_t model; /* its number in the store */
+    enum kind kind;
+    uint32_t item;
+    uint32_t form;
+};
+
+/* 24 bits of model, 4 of kind, 28 of item, 8 of form. */
+static uint64_t pack(struct node n)
+{
+    return n.kind == ROOT ? TREE_ROOT
+                          : (uint64_t)n.model << 40 | (uint64_t)n.kind << 36 |
+                                (uint64_t)n.item << 8 | n.form;
+}
+
+static struct node unpack(uint64_t id)
+{
+    if (id == TREE_ROOT)
+        return (struct node){.kind = ROOT};
+    return (struct node){
+        .model = (uint32_t)(id >> 40),
+        .kind = (enum kind)(id >> 36 & 15),
+        .item = (uint32_t)(id >> 8) & 0xfffffff,
+        .form = (uint32_t)id & 0xff,
+    };
+}
+
+static bool is_folder(enum kind kind)
+{
+    return kind == ROOT || kind == MODEL || kind == FOLDER || kind == RECIPES ||
+           kind == TENSORS || kind == TENSOR || kind == CONTROLS;
+}
+
+bool tree_is_unsized(uint64_t node) { return unpack(node).kind == CONTROL; }
+
+/* ---- what is shown ---- */
+
+static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint32_t recipe)
+{
+    return c->mapped && recipe < RECIPE_COUNT && t->options->recipe_mask >> recipe & 1;
+}
+
+static bool shows_form(const struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
+                       uint32_t form)
+{
+    return form < FORM_COUNT && tensor_has_form(c, tensor, form) &&
+           (form == FORM_STORED || t->options->format_mask >> (form - 1) & 1);
+}
+
+static bool shows_tensors(const struct tree *t, const struct checkpoint *c)
+{
+    return !t->options->notensors && c->tensors.count;
+}
+
+static void recipe_file_name(const struct checkpoint *c, uint32_t recipe, char *out)
+{
+    char name[PATH_SIZE];
+    snprintf(name, sizeof name, "%s-%s.gguf", c->name, recipes[recipe].name);
+    if (strlen(name) <= NAME_BYTES)
+        strcpy(out, name);
+    else
+        name_encode(name, out);
+}
+
+/* The last component of a checkpoint file's path. */
+static const char *file_name(const struct checkpoint_file *f)
+{
+    const char *slash = strrchr(f->path, '/');
+    return slash ? slash + 1 : f->path;
+}
+
+/* Whether a node of a model exists, as far as its own fields go. */
+static bool exists(const struct tree *t, struct node n, const struct checkpoint *c)
+{
+    switch (n.kind) {
+    case MODEL: return true;
+    case FOLDER: return n.item < c->file_count && c->files[n.item].folder;
+    case ORIGINAL: return n.item < c->file_count && !c->files[n.item].folder;
+    case RECIPES: return c->mapped;
+    case RECIPE: return shows_recipe(t, c, n.form);
+    case TENSORS: return shows_tensors(t, c);
+    case TENSOR:
+    case INFO: return shows_tensors(t, c) && n.item < c->tensors.count;
+    case FORM:
+        return shows_tensors(t, c) && n.item < c->tensors.count &&
+               shows_form(t, c, &c->tensors.items[n.item], n.form);
+    default: return false;
+    }
+}
+
+/* The path of a node below the mount point: for messages, and for its inode number. */
+static void node_path(struct node n, const struct checkpoint *c, char out[PATH_SIZE])
+{
+    char name[NAME_BYTES + 1] = "";
+    if (n.kind == TENSOR || n.kind == FORM || n.kind == INFO)
+        name_encode(c->tensors.items[n.item].name, name);
+    if (n.kind == RECIPE)
+        recipe_file_name(c, n.form, name);
+    switch (n.kind) {
+    case ROOT: strcpy(out, ""); break;
+    case MODEL: snprintf(out, PATH_SIZE, "%s", c->name); break;
+    case FOLDER:
+    case ORIGINAL:
+        snprintf(out, PATH_SIZE, "%s/original%s%s", c->name, n.item ? "/" : "",
+                 c->files[n.item].path);
+        break;
+    case RECIPES: snprintf(out, PATH_SIZE, "%s/gguf", c->name); break;
+    case RECIPE: snprintf(out, PATH_SIZE, "%s/gguf/%s", c->name, name); break;
+    case TENSORS: snprintf(out, PATH_SIZE, "%s/tensors", c->name); break;
+    case TENSOR: snprintf(out, PATH_SIZE, "%s/tensors/%s", c->name, name); break;
+    case FORM:
+        snprintf(out, PATH_SIZE, "%s/tensors/%s/%s", c->name, name,
+                 tensor_form_name(&c->tensors.items[n.item], n.form));
+        break;
+    case INFO: snprintf(out, PATH_SIZE, "%s/tensors/%s/info.json", c->name, name); break;
+    case CONTROLS: strcpy(out, ".quantfs"); break;
+    case CONTROL: snprintf(out, PATH_SIZE, ".quantfs/%s", control_names[n.item]); break;
+    }
+}
+
+/* The number that users see: the same over remounts, and for a model that has changed. */
+static uint64_t inode_number(struct node n, const struct checkpoint *c)
+{
+    char path[PATH_SIZE];
+    if (n.kind == ROOT)
+        return TREE_ROOT;
+    node_path(n, c, path);
+    uint64_t hash = XXH64(path, strlen(path), 0);
+    return hash > TREE_ROOT ? hash : hash + 2;
+}
+
+/* ---- models ---- */
+
+/* The checkpoint of a node, NULL for the nodes that have none. */
+static int get_checkpoint(struct tree *t, struct node n, bool current, struct checkpoint **out)
+{
+    struct error err;
+    *out = NULL;
+    if (n.kind == ROOT || (n.kind == CONTROLS && !n.model))
+        return 0;
+    if (n.kind == CONTROL)
+        return n.item < CONTROL_COUNT && !n.model ? 0 : -ENOENT;
+    int rc = current ? store_get_current(t->store, n.model, out, &err)
+                     : store_get(t->store, n.model, out, &err);
+    if (rc) {
+        if (rc != -ESTALE)
+            log_error("%s", err.text);
+        return rc == -ESTALE ? rc : -EIO;
+    }
+    if (!exists(t, n, *out)) {
+        checkpoint_unref(*out);
+        *out = NULL;
+        return -ENOENT;
+    }
+    return 0;
+}
+
+/* ---- attributes ---- */
+
+static struct timespec timespec_of(int64_t ns)
+{
+    return (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+}
+
+static int size_of(struct node n, struct checkpoint *c, uint64_t *size)
+{
+    struct error err;
+    *size = 0;
+    if (n.kind == ORIGINAL) {
+        *size = c->files[n.item].identity.size;
+    } else if (n.kind == FORM) {
+        *size = tensor_form_size(&c->tensors.items[n.item], n.form);
+    } else if (n.kind == INFO) {
+        char *text = tensor_info(c, &c->tensors.items[n.item]);
+        *size = text ? strlen(text) : 0;
+        free(text);
+    } else if (n.kind == RECIPE && gguf_file_size(c, &recipes[n.form], size, &err)) {
+        log_error("%s", err.text);
+        return -EIO;
+    }
+    return 0;
+}
+
+static int fill_stat(struct tree *t, struct node n, struct checkpoint *c, struct stat *st)
+{
+    uint64_t size;
+    int rc = size_of(n, c, &size);
+    if (rc)
+        return rc;
+    *st = (struct stat){.st_ino = inode_number(n, c), .st_nlink = 1, .st_blksize = 128 << 10};
+    mode_t mode = c ? c->mode : 0444;
+    int64_t mtime = c ? c->mtime_ns : t->started.tv_sec * 1000000000LL;
+    st->st_uid = c ? c->uid : getuid();
+    st->st_gid = c ? c->gid : getgid();
+    if (n.kind == ORIGINAL || n.kind == FOLDER) {
+        const struct checkpoint_file *f = &c->files[n.item];
+        mode = f->mode;
+        mtime = f->identity.mtime_ns;
+        st->st_uid = f->uid;
+        st->st_gid = f->gid;
+    } else if (c && is_folder(n.kind)) {
+        mode = c->files[0].mode; /* as open as the checkpoint's own folder */
+    }
+    if (is_folder(n.kind)) {
+        st->st_mode = S_IFDIR | (c ? mode & 0555 : n.kind == CONTROLS ? 0500 : 0555);
+        st->st_nlink = 2;
+    } else {
+        st->st_mode = S_IFREG | (n.kind == CONTROL ? 0400 : mode & 0444);
+    }
+    st->st_mode &= ~(mode_t)t->options->umask;
+    if (t->options->uid != UINT64_MAX)
+        st->st_uid = (uid_t)t->options->uid;
+    if (t->options->gid != UINT64_MAX)
+        st->st_gid = (gid_t)t->options->gid;
+    st->st_size = (off_t)size;
+    st->st_blocks = (blkcnt_t)((size + 511) / 512);
+    st->st_mtim = st->st_ctim = st->st_atim = timespec_of(mtime);
+    return 0;
+}
+
+int tree_getattr(struct tree *t, uint64_t id, struct stat *st)
+{
+    struct node n = unpack(id);
+    struct checkpoint *c;
+    int rc = get_checkpoint(t, n, false, &c);
+    rc = rc ? rc : fill_stat(t, n, c, st);
+    checkpoint_unref(c);
+    return rc;
+}
+
+/* ---- lookup ---- */
+
+static int lookup_root(struct tree *t, const char *name, struct node *out)
+{
+    if (strcmp(name, ".quantfs") == 0) {
+        *out = (struct node){.kind = CONTROLS};
+        return 0;
+    }
+    *out = (struct node){.kind = MODEL};
+    return store_find(t->store, name, &out->model);
+}
+
+static int lookup_original(const struct checkpoint *c, struct node parent, const char *name,
+                           struct node *out)
+{
+    const char *folder = c->files[parent.item].path;
+    char *path;
+    if (asprintf(&path, "%s%s%s", folder, *folder ? "/" : "", name) < 0)
+        return -ENOMEM;
+    const struct checkpoint_file *f = checkpoint_find_file(c, path);
+    free(path);
+    if (!f || f->outside)
+        return -ENOENT;
+    out->kind = f->folder ? FOLDER : ORIGINAL;
+    out->item = (uint32_t)(f - c->files);
+    return 0;
+}
+
+static int lookup_recipe(const struct checkpoint *c, const char *name, struct node *out)
+{
+    for (out->form = 0; out->form < RECIPE_COUNT; out->form++) {
+        char candidate[NAME_BYTES + 1];
+        recipe_file_name(c, out->form, candidate);
+        if (strcmp(candidate, name) == 0)
+            return 0;
+    }
+    return -ENOENT;
+}
+
+static int lookup_tensor(const struct checkpoint *c, const char *name, struct node *out)
+{
+    char raw[NAME_BYTES + 1];
+    if (name_decode(name, raw)) {
+        const struct tensor *found = checkpoint_find_tensor(c, raw);
+        out->item = found ? (uint32_t)(found - c->tensors.items) : 0;
+        return found ? 0 : -ENOENT;
+    }
+    /* a name that was cut: it can only be compared */
+    for (out->item = 0; out->item < c->tensors.count; out->item++) {
+        char candidate[NAME_BYTES + 1];
+        name_encode(c->tensors.items[out->item].name, candidate);
+        if (strcmp(candidate, name) == 0)
+            return 0;
+    }
+    return -ENOENT;
+}
+
+static int lookup_form(const struct checkpoint *c, const char *name, struct node *out)
+{
+    if (strcmp(name, "info.json") == 0) {
+        out->kind = INFO;
+        return 0;
+    }
+    for (out->form = 0; out->form < FORM_COUNT; out->form++)
+        if (tensor_has_form(c, &c->tensors.items[out->item], out->form) &&
+            strcmp(tensor_form_name(&c->tensors.items[out->item], out->form), name) == 0)
+            return 0;
+    return -ENOENT;
+}
+
+static int lookup_in_model(const struct checkpoint *c, struct node parent, const char *name,
+                           struct node *out)
+{
+    *out = (struct node){.model = parent.model};
+    switch (parent.kind) {
+    case MODEL:
+        if (strcmp(name, "original") == 0)
+            out->kind = FOLDER;
+        else if (strcmp(name, "gguf") == 0)
+            out->kind = RECIPES;
+        else if (strcmp(name, "tensors") == 0)
+            out->kind = TENSORS;
+        else
+            return -ENOENT;
+        return 0;
+    case FOLDER: return lookup_original(c, parent, name, out);
+    case RECIPES: out->kind = RECIPE; return lookup_recipe(c, name, out);
+    case TENSORS: out->kind = TENSOR; return lookup_tensor(c, name, out);
+    case TENSOR:
+        out->kind = FORM;
+        out->item = parent.item;
+        return lookup_form(c, name, out);
+    default: return -ENOTDIR;
+    }
+}
+
+static int lookup_control(const char *name, struct node *out)
+{
+    *out = (struct node){.kind = CONTROL};
+    for (out->item = 0; out->item < CONTROL_COUNT; out->item++)
+        if (strcmp(control_names[out->item], name) == 0)
+            return 0;
+    return -ENOENT;
+}
+
+int tree_lookup(struct tree *t, uint64_t parent, const char *name, uint64_t *node, struct stat *st)
+{
+    struct node p = unpack(parent), n;
+    struct checkpoint *c = NULL;
+    int rc;
+    if (p.kind == ROOT || p.kind == CONTROLS) {
+        rc = p.kind == ROOT ? lookup_root(t, name, &n) : lookup_control(name, &n);
+        rc = rc ? rc : get_checkpoint(t, n, false, &c);
+    } else {
+        rc = get_checkpoint(t, p, false, &c);
+        rc = rc ? rc : lookup_in_model(c, p, name, &n);
+        if (!rc && !exists(t, n, c))
+            rc = -ENOENT;
+    }
+    rc = rc ? rc : fill_stat(t, n, c, st);
+    checkpoint_unref(c);
+    *node = rc ? 0 : pack(n);
+    return rc;
+}
+
+/* ---- listing ---- */
+
+struct lister {
+    struct tree *tree;
+    struct listing *listing;
+    bool failed;
+};
+
+static void add_entry(struct lister *l, const char *name, uint64_t inode, bool folder)
+{
+    struct listing *list = l->listing;
+    if (list->count == list->capacity) {
+        size_t capacity = list->capacity ? 2 * list->capacity : 32;
+        struct entry *entries = reallocarray(list->entries, capacity, sizeof *entries);
+        if (!entries) {
+            l->failed = true;
+            return;
+        }
+        list->entries = entries;
+        list->capacity = capacity;
+    }
+    struct entry *e = &list->entries[list->count++];
+    *e = (struct entry){arena_strdup(&list->arena, name), inode, folder ? S_IFDIR : S_IFREG};
+    l->failed |= !e->name;
+}
+
+static void add_node(struct lister *l, const char *name, struct node n, const struct checkpoint *c)
+{
+    if (n.kind >= CONTROLS || exists(l->tree, n, c))
+        add_entry(l, name, inode_number(n, c), is_folder(n.kind));
+}
+
+static bool add_model(void *context, uint32_t number, const char *name)
+{
+    struct lister *l = context;
+    struct checkpoint only_name = {.name = (char *)name};
+    add_entry(l, name, inode_number((struct node){.model = number, .kind = MODEL}, &only_name),
+              true);
+    return !l->failed;
+}
+
+static void list_original(struct lister *l, struct node n, const struct checkpoint *c)
+{
+    const char *folder = c->files[n.item].path;
+    size_t skip = *folder ? strlen(folder) + 1 : 0;
+    for (uint32_t i = 1; i < c->file_count; i++) {
+        const struct checkpoint_file *f = &c->files[i];
+        if (f->outside || strncmp(f->path, folder, skip ? skip - 1 : 0) != 0 ||
+            (skip && f->path[skip - 1] != '/') || strchr(f->path + skip, '/'))
+            continue;
+        struct node child = {n.model, f->folder ? FOLDER : ORIGINAL, i, 0};
+        add_node(l, file_name(f), child, c);
+    }
+}
+
+static void list_in_model(struct lister *l, struct node n, const struct checkpoint *c)
+{
+    char name[NAME_BYTES + 1];
+    switch (n.kind) {
+    case MODEL:
+        add_node(l, "original", (struct node){n.model, FOLDER, 0, 0}, c);
+        add_node(l, "gguf", (struct node){n.model, RECIPES, 0, 0}, c);
+        add_node(l, "tensors", (struct node){n.model, TENSORS, 0, 0}, c);
+        break;
+    case FOLDER: list_original(l, n, c); break;
+    case RECIPES:
+        for (uint32_t i = 0; i < RECIPE_COUNT; i++) {
+            recipe_file_name(c, i, name);
+            add_node(l, name, (struct node){n.model, RECIPE, 0, i}, c);
+        }
+        break;
+    case TENSORS:
+        for (uint32_t i = 0; i < c->tensors.count; i++) {
+            name_encode(c->tensors.items[i].name, name);
+            add_node(l, name, (struct node){n.model, TENSOR, i, 0}, c);
+        }
+        break;
+    case TENSOR:
+        for (uint32_t i = 0; i < FORM_COUNT; i++)
+            add_node(l, tensor_form_name(&c->tensors.items[n.item], i),
+                     (struct node){n.model, FORM, n.item, i}, c);
+        add_node(l, "info.json", (struct node){n.model, INFO, n.item, 0}, c);
+        break;
+    default: break;
+    }
+}
+
+int tree_list(struct tree *t, uint64_t id, struct listing **out)
+{
+    struct node n = unpack(id);
+    struct checkpoint *c;
+    if (!is_folder(n.kind))
+        return -ENOTDIR;
+    int rc = get_checkpoint(t, n, false, &c);
+    if (rc)
+        return rc;
+    struct lister l = {t, calloc(1, sizeof *l.listing), false};
+    if (!l.listing) {
+        checkpoint_unref(c);
+        return -ENOMEM;
+    }
+    add_entry(&l, ".", inode_number(n, c), true);
+    add_entry(&l, "..", TREE_ROOT, true);
+    if (n.kind == ROOT)
+        store_each(t->store, add_model, &l);
+    else if (n.kind == CONTROLS)
+        for (uint32_t i = 0; i < CONTROL_COUNT; i++)
+            add_node(&l, control_names[i], (struct node){0, CONTROL, i, 0}, NULL);
+    else
+        list_in_model(&l, n, c);
+    checkpoint_unref(c);
+    if (l.failed) {
+        listing_free(l.listing);
+        return -ENOMEM;
+    }
+    *out = l.listing;
+    return 0;
+}
+
+void listing_free(struct listing *l)
+{
+    if (!l)
+        return;
+    free(l->entries);
+    arena_free(&l->arena);
+    free(l);
+}
+
+/* ---- files ---- */
+
+/* An image of a whole source file. */
+static int original_file(const struct checkpoint *c, const struct checkpoint_file *f,
+                         struct image **out, struct error *err)
+{
+    struct source *s;
+    int rc = checkpoint_open(c, f->path, &s, err);
+    if (rc)
+        return rc;
+    if (memcmp(source_identity(s), &f->identity, sizeof f->identity) != 0) {
+        source_unref(s);
+        return error_set(err, -ESTALE, "%s: the file has changed", f->path);
+    }
+    *out = image_new();
+    if (*out)
+        image_add_file(*out, s, 0, f->identity.size);
+    source_unref(s);
+    if (*out && !(*out)->failed)
+        return 0;
+    image_unref(*out);
+    return error_set(err, -ENOMEM, "out of memory");
+}
+
+static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, struct file *f,
+                           struct error *err)
+{
+    int rc;
+    const struct tensor *tensor = &c->tensors.items[n.item];
+    switch (n.kind) {
+    case ORIGINAL: return original_file(c, &c->files[n.item], &f->image, err);
+    case FORM: return tensor_file_get(c, tensor, n.form, &f->image, err);
+    case RECIPE:
+        rc = gguf_file_get(c, &recipes[n.form], &f->image, err);
+        store_trim(t->store, HEADERS_MAX);
+        return rc;
+    case INFO: {
+        char *text = tensor_info(c, tensor);
+        f->text = text ? bytes_new(text, strlen(text)) : NULL;
+        free(text);
+        return f->text ? 0 : error_set(err, -ENOMEM, "out of memory");
+    }
+    default: return error_set(err, -EISDIR, "a folder");
+    }
+}
+
+int tree_open(struct tree *t, uint64_t id, struct file **out)
+{
+    struct node n = unpack(id);
+    struct checkpoint *c = NULL;
+    struct error err;
+    if (is_folder(n.kind))
+        return -EISDIR;
+    int rc = get_checkpoint(t, n, true, &c);
+    if (rc)
+        return rc;
+    struct file *f = calloc(1, sizeof *f + PATH_SIZE);
+    if (!f) {
+        checkpoint_unref(c);
+        return -ENOMEM;
+    }
+    node_path(n, c, f->path);
+    stream_init(&f->stream, 2 * t->options->readahead);
+    if (n.kind == CONTROL) {
+        char *text = control_text(t, n.item);
+        f->text = text ? bytes_new(text, strlen(text)) : NULL;
+        free(text);
+        rc = f->text ? 0 : error_set(&err, -ENOMEM, "out of memory");
+    } else {
+        rc = open_model_file(t, n, c, f, &err);
+    }
+    checkpoint_unref(c);
+    if (rc) {
+        if (rc != -ESTALE)
+            log_error("%s: %s", f->path, err.text);
+        stream_destroy(&f->stream);
+        free(f);
+        return rc == -ESTALE || rc == -ENOMEM ? rc : -EIO;
+    }
+    stats_add(&t->stats->open_files, 1);
+    *out = f;
+    return 0;
+}
+
+int tree_read(struct tree *t, struct file *f, uint64_t offset, size_t size, uint8_t *buf,
+              size_t *done)
+{
+    if (f->text) {
+        *done = offset < f->text->size ? f->text->size - (size_t)offset : 0;
+        if (*done > size)
+            *done = size;
+        memcpy(buf, f->text->data + offset, *done);
+        return 0;
+    }
+    struct error err;
+    image_prefetch(f->image, t->tiles, &f->stream, offset, size);
+    int rc = image_read(f->image, t->tiles, offset, size, buf, done, &err);
+    if (rc) {
+        stats_add(&t->stats->errors, 1);
+        /* a source that changed has said so itself, once */
+        if (rc != -ESTALE)
+            log_error("%s: %s", f->path, err.text);
+        return -EIO;
+    }
+    stats_add(&t->stats->reads, 1);
+    stats_add(&t->stats->read_bytes, *done);
+    return 0;
+}
+
+void tree_close(struct tree *t, struct file *f)
+{
+    tiles_forget(t->tiles, &f->stream);
+    stats_add(&t->stats->open_files, (uint64_t)-1);
+    image_unref(f->image);
+    bytes_unref(f->text);
+    stream_destroy(&f->stream);
+    free(f);
+}
+
+/* ---- extended attributes ---- */
+
+/* The attributes of a node: their values, by number; NULL where it has none. */
+enum { XATTR_FORMAT, XATTR_RECIPE, XATTR_SOURCE, XATTR_REFERENCE, XATTR_PROBLEM, XATTR_COUNT };
+
+static const char *const xattr_names[XATTR_COUNT] = {
+    "user.quantfs.format",    "user.quantfs.recipe",  "user.quantfs.source",
+    "user.quantfs.reference", "user.quantfs.problem",
+};
+
+static void xattr_values(struct node n, const struct checkpoint *c, const char *out[XATTR_COUNT])
+{
+    const struct tensor *tensor = n.kind == FORM ? &c->tensors.items[n.item] : NULL;
+    for (int i = 0; i < XATTR_COUNT; i++)
+        out[i] = NULL;
+    if (n.kind == RECIPE) {
+        out[XATTR_FORMAT] = "gguf";
+        out[XATTR_RECIPE] = recipes[n.form].name;
+    } else if (tensor) {
+        out[XATTR_FORMAT] = tensor_form_name(tensor, n.form);
+    } else if (n.kind == MODEL && *c->problem.text) {
+        out[XATTR_PROBLEM] = c->problem.text;
+    }
+    if (tensor)
+        out[XATTR_SOURCE] = source_path(c->shards[tensor->file]);
+    else if (n.kind == ORIGINAL)
+        out[XATTR_SOURCE] = c->files[n.item].path;
+    else if (n.kind == RECIPE || n.kind == MODEL)
+        out[XATTR_SOURCE] = *c->path ? c->path : ".";
+    if (n.kind == RECIPE || (tensor && n.form != FORM_STORED))
+        out[XATTR_REFERENCE] = "llama.cpp " QUANTFS_REFERENCE;
+}
+
+ssize_t tree_getxattr(struct tree *t, uint64_t id, const char *name, char *value, size_t size)
+{
+    struct node n = unpack(id);
+    const char *values[XATTR_COUNT];
+    struct checkpoint *c;
+    ssize_t rc = get_checkpoint(t, n, false, &c);
+    if (rc || !c)
+        return rc ? rc : -ENODATA;
+    xattr_values(n, c, values);
+    rc = -ENODATA;
+    for (int i = 0; i < XATTR_COUNT; i++) {
+        if (!values[i] || strcmp(name, xattr_names[i]) != 0)
+            continue;
+        size_t length = strlen(values[i]);
+        rc = size && length > size ? -ERANGE : (ssize_t)length;
+        if (size && rc >= 0)
+            memcpy(value, values[i], length);
+    }
+    checkpoint_unref(c);
+    return rc;
+}
+
+ssize_t tree_listxattr(struct tree *t, uint64_t id, char *list, size_t size)
+{
+    struct node n = unpack(id);
+    const char *values[XATTR_COUNT];
+    struct checkpoint *c;
+    ssize_t rc = get_checkpoint(t, n, false, &c);
+    if (rc || !c)
+        return rc;
+    xattr_values(n, c, values);
+    size_t used = 0;
+    for (int i = 0; i < XATTR_COUNT; i++) {
+        size_t length = values[i] ? strlen(xattr_names[i]) + 1 : 0;
+        if (length && used + length <= size)
+            memcpy(list + used, xattr_names[i], length);
+        used += length;
+    }
+    checkpoint_unref(c);
+    return size && used > size ? -ERANGE : (ssize_t)used;
+}

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""What the tests in mount/ and full/ share: the program, demo models, and mounts that go away."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DATA = ROOT / "tests" / "data"
+QUANTFS = pathlib.Path(os.environ.get("QUANTFS", ROOT / "build" / "quantfs"))
+sys.path.insert(0, str(ROOT / "tests"))
+
+RECIPES = ("F32 BF16 F16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL "
+           "Q3_K_L Q3_K_M Q3_K_S Q2_K").split()
+
+
+def run(*args, check=True, **kwargs):
+    """Runs quantfs and returns the finished process, its output as text."""
+    done = subprocess.run([str(QUANTFS), *map(str, args)], capture_output=True, text=True,
+                          timeout=kwargs.pop("timeout", 120), **kwargs)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def wait_until(condition, seconds=20):
+    """Polls until condition() is true; fails the test when that takes too long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+class Mount:
+    """A mount with its daemon in the foreground, so that its log and its end can be seen."""
+
+    def __init__(self, store, point, log, options=(), prefix=(), env=None):
+        self.point, self.log = pathlib.Path(point), pathlib.Path(log)
+        self.point.mkdir(parents=True, exist_ok=True)
+        words = list(options)
+        if not any(w.startswith("cache=") for w in words):
+            words.append("cache=none")
+        command = [*prefix, str(QUANTFS), "mount", "-f", str(store), str(point), "-o",
+                   ",".join(words)]
+        with open(self.log, "ab") as out:
+            self.daemon = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+        wait_until(lambda: self.is_ready() or self.daemon.poll() is not None)
+        assert self.daemon.poll() is None, self.lines()
+
+    def is_ready(self):
+        with open("/proc/self/mountinfo") as table:
+            mounted = f" {self.point} " in table.read()
+        return mounted and (self.point / ".quantfs" / "version").exists()
+
+    def __truediv__(self, name):
+        return self.point / name
+
+    def lines(self):
+        """The log so far."""
+        return self.log.read_text().splitlines()
+
+    def stats(self):
+        return json.loads((self.point / ".quantfs" / "stats.json").read_text())
+
+    def unmount(self):
+        """Ends the mount as a user would and waits for the daemon."""
+        run("umount", self.point)
+        assert self.daemon.wait(timeout=20) == 0
+
+    def kill(self):
+        """kill -9: the mount point is left behind."""
+        self.daemon.send_signal(signal.SIGKILL)
+        self.daemon.wait(timeout=20)
+
+    def clean_up(self):
+        if self.daemon.poll() is None:
+            self.daemon.kill()
+            self.daemon.wait(timeout=20)
+        subprocess.run(["umount", "-l", str(self.point)], stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(["fusermount3", "-u", "-z", str(self.point)], stderr=subprocess.DEVNULL,
+                       check=False)
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """mount(store, *options) -> Mount; all are taken away after the test."""
+    mounts = []
+
+    def make(store, *options, **kwargs):
+        n = len(mounts)
+        made = Mount(store, kwargs.pop("point", tmp_path / f"mnt{n}"), tmp_path / f"log{n}",
+                     options, **kwargs)
+        mounts.append(made)
+        return made
+
+    yield make
+    for made in mounts:
+        made.clean_up()
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A folder with copies of both demo models, free to be changed."""
+    path = tmp_path / "store"
+    path.mkdir()
+    for name in ("demo-llama", "demo-qwen2"):
+        shutil.copytree(DATA / name, path / name)
+    return path
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """model -> recipe -> what llama.cpp makes of it."""
+    return {name: json.loads((DATA / f"{name}.oracle.json").read_text())
+            for name in ("demo-llama", "demo-qwen2")}

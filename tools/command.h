@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The commands of quantfs: one table row each, from which the program dispatches and prints help.
+ */
+#ifndef TOOLS_COMMAND_H
+#define TOOLS_COMMAND_H
+
+#include "codec/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct command {
+    const char *name, *arguments; /* "ls", "[STORE|MOUNT]" */
+    const char *summary;          /* one line */
+    const char *details;          /* options, then an example */
+    /* argv[0] is the command's name. Returns the exit status. */
+    int (*run)(const struct command *self, int argc, char **argv);
+};
+
+int run_mount(const struct command *self, int argc, char **argv);
+int run_umount(const struct command *self, int argc, char **argv);
+int run_ls(const struct command *self, int argc, char **argv);
+int run_inspect(const struct command *self, int argc, char **argv);
+int run_formats(const struct command *self, int argc, char **argv);
+int run_convert(const struct command *self, int argc, char **argv);
+int run_warm(const struct command *self, int argc, char **argv);
+int run_status(const struct command *self, int argc, char **argv);
+int run_cache(const struct command *self, int argc, char **argv);
+
+enum { EXIT_USAGE = 1, EXIT_ERROR = 2 };
+
+/* Prints the command's help to stdout, and returns 0. */
+int command_help(const struct command *c);
+
+/* Prints "quantfs COMMAND: ..." and a hint to stderr, and returns EXIT_USAGE. */
+int command_usage(const struct command *c, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Prints "quantfs: ..." to stderr, and returns EXIT_ERROR. */
+int command_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- text.c: how figures are shown ---- */
+
+/* "1.3 GiB"; out: 16 bytes. Returns out. */
+const char *text_bytes(uint64_t bytes, char *out);
+
+/* "1.2 B" parameters; likewise. */
+const char *text_count(uint64_t n, char *out);
+
+/* "3:05"; likewise. */
+const char *text_duration(double seconds, char *out);
+
+/* A line about a long job, redrawn on a terminal and left out elsewhere. */
+struct progress {
+    const char *what;
+    uint64_t done, total;
+    double started, shown; /* seconds; started: set by progress_begin */
+    bool terminal;
+};
+
+void progress_begin(struct progress *p, const char *what, uint64_t total);
+void progress_add(struct progress *p, uint64_t n);
+
+/* Ends the line; returns the seconds it took. */
+double progress_end(struct progress *p);
+
+#endif

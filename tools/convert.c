@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/log.h"
+#include "fs/gguf_file.h"
+#include "fs/service.h"
+#include "tools/command.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { STEP = 4 << 20 };
+
+struct request {
+    const char *source, *recipe, *output;
+    bool force;
+};
+
+static bool first_model(void *context, uint32_t number, const char *name)
+{
+    (void)name;
+    *(uint32_t *)context = number;
+    return false;
+}
+
+/* The image of SRC, which must be a checkpoint itself. */
+static int open_image(struct service *s, const struct request *request, struct image **image,
+                      struct error *err)
+{
+    uint32_t number = 0;
+    struct checkpoint *c;
+    if (!checkpoint_is_folder(store_root(s->tree.store), ""))
+        return error_set(err, -EINVAL,
+                         "%s: no checkpoint: there is neither a config.json nor a safetensors "
+                         "file in it",
+                         request->source);
+    store_each(s->tree.store, first_model, &number);
+    int rc = store_get(s->tree.store, number, &c, err);
+    if (rc)
+        return rc;
+    rc = gguf_file_get(c, recipe_by_name(request->recipe), image, err);
+    checkpoint_unref(c);
+    return rc;
+}
+
+static int write_all(int fd, const uint8_t *data, size_t n)
+{
+    while (n) {
+        ssize_t put = write(fd, data, n);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return -errno;
+        data += put;
+        n -= (size_t)put;
+    }
+    return 0;
+}
+
+static int copy_image(struct service *s, const struct image *image, int fd, struct error *err)
+{
+    struct stream stream;
+    struct progress progress;
+    uint8_t *buf = malloc(STEP);
+    int rc = buf ? 0 : error_set(err, -ENOMEM, "out of memory");
+    stream_init(&stream, 0);
+    progress_begin(&progress, "converting", image->size);
+    for (uint64_t at = 0; !rc && at < image->size;) {
+        size_t n;
+        image_prefetch(image, s->tree.tiles, &stream, at, STEP);
+        rc = image_read(image, s->tree.tiles, at, STEP, buf, &n, err);
+        int failed = rc ? 0 : write_all(fd, buf, n);
+        if (failed)
+            rc = error_set(err, failed, "writing: %s", strerror(-failed));
+        at += rc ? 0 : n;
+        progress_add(&progress, rc ? 0 : n);
+    }
+    progress_end(&progress);
+    tiles_forget(s->tree.tiles, &stream);
+    stream_destroy(&stream);
+    free(buf);
+    return rc;
+}
+
+/* Gives the file its name; one that has come into being meanwhile is not replaced, where the file
+ * system can tell. */
+static int publish(const char *temporary, const struct request *request)
+{
+    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, request->output, request->force ? 0 : RENAME_NOREPLACE) == 0)
+        return 0;
+    return errno == EINVAL || errno == ENOSYS ? rename(temporary, request->output) : -1;
+}
+
+/* A temporary name beside the output, renamed when it is complete: there is never half a file. */
+static int write_output(struct service *s, const struct request *request, const struct image *image,
+                        struct error *err)
+{
+    char temporary[PATH_MAX];
+    int n = snprintf(temporary, sizeof temporary, "%s.XXXXXX", request->output);
+    if (n < 0 || (size_t)n >= sizeof temporary)
+        return error_set(err, -ENAMETOOLONG, "%s: the name is too long", request->output);
+    int fd = mkostemp(temporary, O_CLOEXEC);
+    if (fd < 0)
+        return error_set(err, -errno, "%s: %s", request->output, strerror(errno));
+    mode_t mask = umask(0);
+    umask(mask);
+    int rc = copy_image(s, image, fd, err);
+    if (!rc && fchmod(fd, 0666 & ~mask))
+        rc = error_set(err, -errno, "%s: %s", request->output, strerror(errno));
+    if (close(fd) && !rc)
+        rc = error_set(err, -errno, "%s: %s", request->output, strerror(errno));
+    if (!rc && publish(temporary, request))
+        rc = error_set(err, -errno, "%s: %s", request->output, strerror(errno));
+    if (rc)
+        unlink(temporary);
+    return rc;
+}
+
+static int convert(const struct request *request, struct options *options, struct error *err)
+{
+    struct service s;
+    struct image *image = NULL;
+    int rc = service_open(&s, request->source, options, err);
+    rc = rc ? rc : service_start(&s, NULL, err);
+    rc = rc ? rc : open_image(&s, request, &image, err);
+    rc = rc ? rc : write_output(&s, request, image, err);
+    image_unref(image);
+    service_close(&s);
+    return rc;
+}
+
+int run_convert(const struct command *self, int argc, char **argv)
+{
+    enum { IMATRIX = 256, WORKERS, FORCE };
+    static const struct option long_options[] = {
+        {"help", no_argument, NULL, 'h'},       {"type", required_argument, NULL, 't'},
+        {"output", required_argument, NULL, 'o'}, {"imatrix", required_argument, NULL, IMATRIX},
+        {"workers", required_argument, NULL, WORKERS}, {"force", no_argument, NULL, FORCE},
+        {0},
+    };
+    struct request request = {0};
+    struct options options;
+    struct error err;
+    options_init(&options);
+    for (int c; (c = getopt_long(argc, argv, "t:o:h", long_options, NULL)) != -1;) {
+        switch (c) {
+        case 'h': return command_help(self);
+        case 't': request.recipe = optarg; break;
+        case 'o': request.output = optarg; break;
+        case IMATRIX:
+            free(options.imatrix);
+            options.imatrix = strdup(optarg);
+            break;
+        case WORKERS: options.workers = strtoul(optarg, NULL, 10); break;
+        case FORCE: request.force = true; break;
+        default: return command_usage(self, "what is wanted?");
+        }
+    }
+    if (argc - optind != 1 || !request.recipe || !request.output)
+        return command_usage(self, "a checkpoint, a recipe (-t) and an output (-o) are needed");
+    request.source = argv[optind];
+    if (!recipe_by_name(request.recipe))
+        return command_usage(self, "there is no recipe \"%s\"", request.recipe);
+    if (options_finish(&options, &err))
+        return command_usage(self, "%s", err.text);
+    if (!request.force && access(request.output, F_OK) == 0)
+        return command_fail("%s is there already (--force overwrites it)", request.output);
+    int rc = convert(&request, &options, &err);
+    options_free(&options);
+    return rc ? command_fail("%s", err.text) : 0;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+#include "codec/recipe.h"
+#include "tools/command.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+/* What a recipe does beside its default format, for people. */
+static const char *mix(const struct recipe *r)
+{
+    return r->attn_v.when == WHEN_NEVER && r->ffn_down.when == WHEN_NEVER &&
+                   r->attn_output.when == WHEN_NEVER
+               ? ""
+               : " and better for some";
+}
+
+static void print_text(void)
+{
+    puts("formats (tensors/*/NAME)\n  name     bits/weight  block");
+    for (int i = 0; i < FORMAT_COUNT; i++)
+        printf("  %-8s %11.4g  %u weights in %u bytes%s\n", formats[i].name,
+               format_bpw(&formats[i]), formats[i].block, formats[i].block_size,
+               formats[i].importance ? ", uses an importance matrix" : "");
+    puts("\nrecipes (gguf/MODEL-NAME.gguf)\n  name     bits/weight of most matrices");
+    for (int i = 0; i < RECIPE_COUNT; i++) {
+        const struct recipe *r = &recipes[i];
+        printf("  %-8s %.4g: %s%s", r->name, format_bpw(&formats[r->base]), formats[r->base].title,
+               mix(r));
+        if (r->output != r->base)
+            printf(", %s for the output", formats[r->output].title);
+        putchar('\n');
+    }
+}
+
+static void print_json(void)
+{
+    json_t *root = json_object(), *format_list = json_array(), *recipe_list = json_array();
+    for (int i = 0; i < FORMAT_COUNT; i++) {
+        const struct format *f = &formats[i];
+        json_array_append_new(
+            format_list,
+            json_pack("{s:s, s:s, s:i, s:i, s:i, s:f, s:b}", "name", f->name, "ggml", f->title,
+                      "ggml_type", (int)f->ggml_type, "block_weights", (int)f->block,
+                      "block_bytes", (int)f->block_size, "bpw", format_bpw(f), "importance",
+                      (int)f->importance));
+    }
+    for (int i = 0; i < RECIPE_COUNT; i++) {
+        const struct recipe *r = &recipes[i];
+        json_array_append_new(recipe_list,
+                              json_pack("{s:s, s:i, s:s, s:s, s:f}", "name", r->name, "ftype",
+                                        (int)r->ftype, "base", formats[r->base].name, "output",
+                                        formats[r->output].name, "bpw",
+                                        format_bpw(&formats[r->base])));
+    }
+    json_object_set_new(root, "formats", format_list);
+    json_object_set_new(root, "recipes", recipe_list);
+    json_dumpf(root, stdout, JSON_INDENT(1));
+    putchar('\n');
+    json_decref(root);
+}
+
+int run_formats(const struct command *self, int argc, char **argv)
+{
+    if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
+        return command_help(self);
+    if (argc == 2 && strcmp(argv[1], "--json") == 0) {
+        print_json();
+        return 0;
+    }
+    if (argc != 1)
+        return command_usage(self, "no argument is needed");
+    print_text();
+    return 0;
+}

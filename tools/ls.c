@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/gguf_file.h"
+#include "fs/mount.h"
+#include "fs/service.h"
+#include "fs/tensor_file.h"
+#include "tools/command.h"
+#include "tools/mount_stats.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct ls {
+    struct service service;
+    bool verbose, tensors;
+    json_t *json; /* an array of models, NULL for text */
+    int failures;
+};
+
+/* ---- which store ---- */
+
+/* The store behind a mount, or "" where the folder is none. */
+static int store_of_mount(const char *folder, char *out)
+{
+    json_t *stats = mount_stats(folder);
+    const char *store = json_string_value(json_object_get(stats, "store"));
+    snprintf(out, PATH_MAX, "%s", store ? store : "");
+    json_decref(stats);
+    return *out ? 0 : -ENOENT;
+}
+
+struct only {
+    char mount_point[PATH_MAX];
+    int count;
+};
+
+static bool count_mount(void *context, const char *mount_point)
+{
+    struct only *only = context;
+    snprintf(only->mount_point, sizeof only->mount_point, "%s", mount_point);
+    only->count++;
+    return true;
+}
+
+static void choose_store(const char *given, char *out)
+{
+    struct only only = {.count = 0};
+    if (!given)
+        mount_each(count_mount, &only);
+    const char *folder = given ? given : only.count == 1 ? only.mount_point : ".";
+    if (store_of_mount(folder, out))
+        snprintf(out, PATH_MAX, "%s", folder);
+}
+
+/* ---- what is shown of a model ---- */
+
+/* The size of a recipe's file: exact with -v, else without the header, which needs the tokenizer. */
+static uint64_t recipe_size(const struct ls *ls, struct checkpoint *c, int i, struct error *err)
+{
+    uint64_t size = 0;
+    int rc = ls->verbose ? gguf_file_size(c, &recipes[i], &size, err)
+                         : gguf_file_data_size(c, &recipes[i], &size, err);
+    return rc ? 0 : size;
+}
+
+static void print_recipes(struct ls *ls, struct checkpoint *c)
+{
+    struct error err;
+    for (int i = 0; i < RECIPE_COUNT; i++) {
+        char size[16];
+        uint64_t bytes = recipe_size(ls, c, i, &err);
+        if (!bytes) {
+            printf("  gguf: %s\n", err.text);
+            ls->failures++;
+            return;
+        }
+        if (ls->verbose)
+            printf("  gguf/%s-%s.gguf  %" PRIu64 "  (%s)\n", c->name, recipes[i].name, bytes,
+                   text_bytes(bytes, size));
+        else
+            printf("%s%s %s", i ? ", " : "  gguf: ", recipes[i].name, text_bytes(bytes, size));
+    }
+    if (!ls->verbose)
+        putchar('\n');
+}
+
+static void print_tensors(const struct checkpoint *c)
+{
+    for (size_t i = 0; i < c->tensors.count; i++) {
+        const struct tensor *t = &c->tensors.items[i];
+        printf("  tensors/%s  %s [", t->name, t->dtype->name);
+        for (uint32_t d = 0; d < t->ndim; d++)
+            printf("%s%" PRIu64, d ? ", " : "", t->shape[d]);
+        printf("] ");
+        for (unsigned form = 0; form < FORM_COUNT; form++)
+            if (tensor_has_form(c, t, form))
+                printf(" %s", tensor_form_name(t, form));
+        putchar('\n');
+    }
+}
+
+static uint64_t parameters(const struct checkpoint *c)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < c->tensors.count; i++)
+        n += c->tensors.items[i].elements;
+    return n;
+}
+
+static void print_model(struct ls *ls, struct checkpoint *c)
+{
+    char count[16];
+    const char *class_name = c->config.raw ? config_architecture(&c->config) : NULL;
+    printf("%s  %s, %zu tensors, %s parameters\n", c->name,
+           c->mapped    ? c->model.arch->gguf
+           : class_name ? class_name
+                        : "unknown",
+           c->tensors.count, text_count(parameters(c), count));
+    if (*c->problem.text)
+        printf("  no gguf/: %s\n", c->problem.text);
+    for (size_t i = 0; i < c->file_count; i++)
+        if (c->files[i].outside)
+            printf("  original/%s is not shown: it is a link that leaves the store\n",
+                   c->files[i].path);
+    if (c->mapped)
+        print_recipes(ls, c);
+    if (ls->tensors)
+        print_tensors(c);
+}
+
+static json_t *json_tensors(const struct checkpoint *c)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < c->tensors.count; i++) {
+        char *text = tensor_info(c, &c->tensors.items[i]);
+        json_t *info = text ? json_loads(text, 0, NULL) : NULL;
+        json_array_append_new(list, info ? info : json_null());
+        free(text);
+    }
+    return list;
+}
+
+static void add_json(struct ls *ls, struct checkpoint *c)
+{
+    struct error err;
+    json_t *model = json_object(), *sizes = json_object();
+    json_object_set_new(model, "name", json_string(c->name));
+    json_object_set_new(model, "architecture",
+                        c->mapped ? json_string(c->model.arch->gguf) : json_null());
+    json_object_set_new(model, "tensor_count", json_integer((json_int_t)c->tensors.count));
+    json_object_set_new(model, "parameters", json_integer((json_int_t)parameters(c)));
+    json_object_set_new(model, "problem",
+                        *c->problem.text ? json_string(c->problem.text) : json_null());
+    for (int i = 0; c->mapped && i < RECIPE_COUNT; i++) {
+        uint64_t bytes = recipe_size(ls, c, i, &err);
+        if (!bytes) {
+            json_object_set_new(model, "problem", json_string(err.text));
+            ls->failures++;
+            break;
+        }
+        json_object_set_new(sizes, recipes[i].name, json_integer((json_int_t)bytes));
+    }
+    json_object_set_new(model, ls->verbose ? "file_bytes" : "data_bytes", sizes);
+    if (ls->tensors)
+        json_object_set_new(model, "tensors", json_tensors(c));
+    json_array_append_new(ls->json, model);
+}
+
+/* ---- all models ---- */
+
+struct numbers {
+    uint32_t *items;
+    size_t count, capacity;
+};
+
+static bool collect(void *context, uint32_t number, const char *name)
+{
+    struct numbers *n = context;
+    (void)name;
+    if (n->count == n->capacity) {
+        size_t capacity = n->capacity ? 2 * n->capacity : 64;
+        uint32_t *items = reallocarray(n->items, capacity, sizeof *items);
+        if (!items)
+            return false;
+        n->items = items;
+        n->capacity = capacity;
+    }
+    n->items[n->count++] = number;
+    return true;
+}
+
+static void list_models(struct ls *ls)
+{
+    struct numbers numbers = {0};
+    struct error err;
+    store_each(ls->service.tree.store, collect, &numbers);
+    for (size_t i = 0; i < numbers.count; i++) {
+        struct checkpoint *c;
+        if (store_get(ls->service.tree.store, numbers.items[i], &c, &err)) {
+            ls->failures++;
+            fprintf(stderr, "quantfs: %s\n", err.text);
+            continue;
+        }
+        if (ls->json)
+            add_json(ls, c);
+        else
+            print_model(ls, c);
+        gguf_file_forget(c);
+        checkpoint_unref(c);
+    }
+    if (!numbers.count && !ls->json)
+        printf("no models in %s\n", store_path(ls->service.tree.store));
+    free(numbers.items);
+}
+
+int run_ls(const struct command *self, int argc, char **argv)
+{
+    static const struct option long_options[] = {
+        {"help", no_argument, NULL, 'h'}, {"json", no_argument, NULL, 'j'}, {0}};
+    struct ls ls = {0};
+    struct options options;
+    struct error err;
+    char store[PATH_MAX];
+    bool json = false;
+    options_init(&options);
+    for (int c; (c = getopt_long(argc, argv, "vth", long_options, NULL)) != -1;) {
+        if (c == 'h')
+            return command_help(self);
+        if (c == 'v')
+            ls.verbose = true;
+        else if (c == 't')
+            ls.tensors = true;
+        else if (c == 'j')
+            json = true;
+        else
+            return command_usage(self, "what is wanted?");
+    }
+    if (argc - optind > 1)
+        return command_usage(self, "one store or mount at a time");
+    choose_store(optind < argc ? argv[optind] : NULL, store);
+    if (service_open(&ls.service, store, &options, &err)) {
+        service_close(&ls.service);
+        return command_fail("%s", err.text);
+    }
+    ls.json = json ? json_array() : NULL;
+    list_models(&ls);
+    if (json) {
+        json_dumpf(ls.json, stdout, JSON_INDENT(1));
+        putchar('\n');
+        json_decref(ls.json);
+    }
+    service_close(&ls.service);
+    options_free(&options);
+    return ls.failures ? EXIT_ERROR : 0;
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * quantfs: every model of a folder in every quantized form, made when it is read.
+ */
+#include "fs/options.h"
+#include "tools/command.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct command commands[] = {
+    {"mount", "STORE MOUNTPOINT [-o OPTION,...]", "mount a folder of checkpoints",
+     "  -o OPTION,...   mount options, below\n"
+     "  -f              stay in the foreground\n\n"
+     "Returns once the mount is ready. `quantfs STORE MOUNTPOINT -o ...` does the same, for\n"
+     "mount(8) and fstab.\n\n"
+     "Example: quantfs mount ~/models ~/mnt -o cache=none,forms=Q4_K_M:Q8_0\n",
+     run_mount},
+    {"umount", "MOUNTPOINT", "end a mount, also one left by a crash",
+     "The name goes at once; files that are open stay readable until they are closed.\n\n"
+     "Example: quantfs umount ~/mnt\n",
+     run_umount},
+    {"ls", "[STORE|MOUNT]", "list models, what they are offered as, and why not",
+     "  -v       read the tokenizers, too: exact sizes of every recipe\n"
+     "  -t       list the tensors\n"
+     "  --json   for machines\n\n"
+     "Without an argument: the store of the only mount, else the current folder.\n\n"
+     "Example: quantfs ls ~/models\n",
+     run_ls},
+    {"inspect", "FILE", "show the header of a .gguf or .safetensors file",
+     "  --json   for machines\n\n"
+     "Example: quantfs inspect mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",
+     run_inspect},
+    {"formats", "", "list formats and recipes with their bits per weight",
+     "  --json   for machines\n\n"
+     "Example: quantfs formats\n",
+     run_formats},
+    {"convert", "SRC -t RECIPE -o OUT", "write a GGUF file without a mount",
+     "  -t, --type RECIPE     Q4_K_M, Q8_0, BF16, ... (quantfs formats lists them)\n"
+     "  -o, --output OUT      the file; it is complete or not there\n"
+     "      --imatrix FILE    importance matrix\n"
+     "      --workers N       encoder threads [all cores]\n"
+     "      --force           overwrite OUT\n\n"
+     "The bytes are those that a mount shows, which are those of llama.cpp's converter and\n"
+     "llama-quantize.\n\n"
+     "Example: quantfs convert ~/models/SmolLM2 -t Q4_K_M -o SmolLM2-Q4_K_M.gguf\n",
+     run_convert},
+    {"warm", "PATH...", "make virtual files now, so that they are ready when they are read",
+     "Folders are walked. With a tile cache what is made is kept there.\n\n"
+     "Example: quantfs warm mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",
+     run_warm},
+    {"status", "[MOUNT]", "what a mount is doing; all mounts without an argument",
+     "  -w, --watch   again every second\n"
+     "  --json        for machines\n\n"
+     "Example: quantfs status -w mnt\n",
+     run_status},
+    {"cache", "stat|prune|verify|clear", "look after the tile cache",
+     "  stat     how much there is\n"
+     "  prune    remove the least recently used objects, down to --size\n"
+     "  verify   check every tile; damaged objects are reported, with --repair removed\n"
+     "  clear    remove everything\n\n"
+     "      --cache DIR    the folder [as mount -o cache=]\n"
+     "      --size SIZE    for prune [20 % of its disk]\n"
+     "      --json         for machines\n\n"
+     "Example: quantfs cache prune --size 20G\n",
+     run_cache},
+};
+
+enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
+
+int command_help(const struct command *c)
+{
+    printf("Usage: quantfs %s %s\n\n%s\n", c->name, c->arguments, c->details);
+    if (c->run == run_mount) {
+        printf("Mount options:\n");
+        options_print(stdout);
+    }
+    return 0;
+}
+
+int command_usage(const struct command *c, const char *fmt, ...)
+{
+    va_list ap;
+    fprintf(stderr, "quantfs %s: ", c->name);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "\nusage: quantfs %s %s (quantfs %s --help tells more)\n", c->name,
+            c->arguments, c->name);
+    return EXIT_USAGE;
+}
+
+int command_fail(const char *fmt, ...)
+{
+    va_list ap;
+    fprintf(stderr, "quantfs: ");
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+    return EXIT_ERROR;
+}
+
+static void help(FILE *out)
+{
+    fprintf(out, "quantfs shows a folder of model checkpoints in every quantized form, each made "
+                 "only when\nit is read.\n\n");
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        fprintf(out, "  quantfs %-8s %s\n", commands[i].name, commands[i].summary);
+    fprintf(out, "\nquantfs COMMAND --help tells more, with an example.\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        help(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
+        help(stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+        printf("quantfs %s (reference: llama.cpp %s)\n", QUANTFS_VERSION, QUANTFS_REFERENCE);
+        return 0;
+    }
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(&commands[i], argc - 1, argv + 1);
+    /* quantfs STORE MOUNTPOINT -o ..., as mount.fuse3 calls it */
+    if (argc >= 3 && argv[1][0] != '-')
+        return run_mount(&commands[0], argc, argv);
+    fprintf(stderr, "quantfs: there is no command \"%s\" (quantfs --help lists them)\n", argv[1]);
+    return EXIT_USAGE;
+}
