@@ -169,20 +169,39 @@ static int64_t disk_usage(int fd)
 
 /* ---- byte planes ---- */
 
-static void to_planes(const uint8_t *blocks, uint8_t *planes, size_t size, size_t block_size)
+/* Transposes 8 x 8 bytes: word r holds row r, byte 0 lowest. */
+static void transpose_8x8(uint64_t w[8])
 {
-    size_t count = size / block_size;
-    for (size_t i = 0; i < count; i++)
-        for (size_t b = 0; b < block_size; b++)
-            planes[b * count + i] = blocks[i * block_size + b];
+    static const uint64_t mask[3] = {0x00ff00ff00ff00ff, 0x0000ffff0000ffff, 0x00000000ffffffff};
+    for (unsigned level = 0; level < 3; level++) {
+        unsigned step = 1u << level, shift = 8u << level;
+        for (unsigned i = 0; i < 8; i++) {
+            if (i & step)
+                continue;
+            uint64_t swap = (w[i] >> shift ^ w[i + step]) & mask[level];
+            w[i] ^= swap << shift;
+            w[i + step] ^= swap;
+        }
+    }
 }
 
-static void from_planes(const uint8_t *planes, uint8_t *blocks, size_t size, size_t block_size)
+/* out[col][row] = in[row][col]. From blocks to planes the rows are blocks, and back again they are
+ * planes. */
+static void transpose(const uint8_t *in, uint8_t *out, size_t rows, size_t cols)
 {
-    size_t count = size / block_size;
-    for (size_t i = 0; i < count; i++)
-        for (size_t b = 0; b < block_size; b++)
-            blocks[i * block_size + b] = planes[b * count + i];
+    size_t full_rows = rows - rows % 8, full_cols = cols - cols % 8;
+    for (size_t row = 0; row < full_rows; row += 8)
+        for (size_t col = 0; col < full_cols; col += 8) {
+            uint64_t w[8];
+            for (size_t i = 0; i < 8; i++)
+                memcpy(&w[i], in + (row + i) * cols + col, 8);
+            transpose_8x8(w);
+            for (size_t i = 0; i < 8; i++)
+                memcpy(out + (col + i) * rows + row, &w[i], 8);
+        }
+    for (size_t row = 0; row < rows; row++)
+        for (size_t col = row < full_rows ? full_cols : 0; col < cols; col++)
+            out[col * rows + row] = in[row * cols + col];
 }
 
 static struct workspace *workspace_take(struct cache *c)
@@ -224,7 +243,7 @@ static struct object_entry pack(const struct object_shape *s, const uint8_t *key
     struct object_entry e = {.length = size, .flags = ENTRY_PRESENT};
     *stored = data;
     if (size % s->block_size == 0) {
-        to_planes(data, w->planes, size, s->block_size);
+        transpose(data, w->planes, size / s->block_size, s->block_size);
         size_t n = ZSTD_compress(w->stored, sizeof w->stored, w->planes, size, ZSTD_LEVEL);
         if (!ZSTD_isError(n) && n <= size - size / 32) {
             e = (struct object_entry){.length = (uint32_t)n,
@@ -260,7 +279,7 @@ bool object_read_tile(struct cache *c, int fd, const uint8_t *key, const struct 
               tile_checksum(key, tile, e, w->stored) == e.checksum &&
               ZSTD_decompress(w->planes, sizeof w->planes, w->stored, e.length) == size;
     if (ok)
-        from_planes(w->planes, data, size, s->block_size);
+        transpose(w->planes, data, s->block_size, size / s->block_size);
     workspace_give(c, w);
     return ok;
 }

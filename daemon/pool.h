@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 enum job_class {
+    JOB_URGENT,   /* somebody waits for this one out of several */
     JOB_DEMAND,   /* somebody waits */
     JOB_STORE,    /* to the tile cache, which frees memory */
     JOB_PREFETCH, /* somebody will probably want it */

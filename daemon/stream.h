@@ -15,13 +15,18 @@ enum { STREAM_WINDOW_MIN = 2 << 20, STREAM_WINDOW_MAX = 64 << 20, STREAM_DISORDE
 
 struct stream {
     pthread_mutex_t lock;
-    uint64_t patience; /* bytes in a row before anything is made ahead: what the kernel asks for
-                          at one page fault must not look like a stream */
-    uint64_t next, run, ahead, window; /* by lock */
+    uint64_t readahead; /* the kernel's window; two of them in a row make a stream, for one is asked
+                           for at a single page fault */
+    uint64_t start, next, run, ahead, window; /* by lock */
 };
 
-void stream_init(struct stream *s, uint64_t patience);
+void stream_init(struct stream *s, uint64_t readahead);
 void stream_destroy(struct stream *s);
+
+/* Whether a read is the one that a page fault waits for. The kernel reads a whole window around a
+ * fault, in requests from its start on: after a jump, the page that faulted is the first of the
+ * window's second half. To be asked before the read is noted. */
+bool stream_is_fault(struct stream *s, uint64_t offset);
 
 /* Takes note of a read. True if bytes [*from, *to) should be made ready (to may lie past the end
  * of the file). */

@@ -23,6 +23,7 @@ struct tile {
     enum tile_state state;
     unsigned refs;              /* holders: waiting readers, readers, the store job */
     bool guess;                 /* prefetched and not asked for yet */
+    uint32_t taken;             /* bytes that readers have used, over all of them */
     int rc;                     /* of a failed tile, and its sentence */
     struct error *error;
     uint32_t error_part;
@@ -76,8 +77,16 @@ static void unhash(struct tiles *t, struct tile *tile)
     *p = tile->hash_next;
 }
 
+/* A used-up tile goes to the end that makes room first. */
 static void idle_add(struct tiles *t, struct tile *tile)
 {
+    if (tile->taken >= tile->size) {
+        tile->older = NULL;
+        tile->newer = t->oldest;
+        *(t->oldest ? &t->oldest->older : &t->newest) = tile;
+        t->oldest = tile;
+        return;
+    }
     tile->newer = NULL;
     tile->older = t->newest;
     *(t->newest ? &t->newest->newer : &t->oldest) = tile;
@@ -133,6 +142,9 @@ static bool evict_oldest(struct tiles *t)
  * being made, stored, or copied from. */
 static int take(struct tiles *t, struct tile *tile, bool wait)
 {
+    /* Memory that is warm already beats memory that was never touched. */
+    if (t->oldest && t->oldest->taken >= t->oldest->size)
+        evict_oldest(t);
     while (!(tile->data = memory_take(&t->memory, tile->size))) {
         if (evict_oldest(t))
             continue;
@@ -418,7 +430,7 @@ static struct tile *create(struct tiles *t, struct encoding *e, uint64_t index, 
 }
 
 /* Makes a new tile, which the caller holds, and waits for it. */
-static void produce(struct tiles *t, struct tile *tile)
+static void produce(struct tiles *t, struct tile *tile, enum job_class class)
 {
     tile->rc = take(t, tile, true);
     if (tile->rc) {
@@ -433,13 +445,13 @@ static void produce(struct tiles *t, struct tile *tile)
         loaded(t, tile);
         return;
     }
-    submit_make(t, tile, JOB_DEMAND);
+    submit_make(t, tile, class);
     while (tile->state == TILE_BUSY)
         pthread_cond_wait(&tile->done, &t->lock);
 }
 
 /* Holds a tile that is in the table and waits until it is no longer busy. */
-static void join(struct tiles *t, struct tile *tile)
+static void join(struct tiles *t, struct tile *tile, enum job_class class)
 {
     if (tile->state == TILE_READY && !tile->refs)
         idle_remove(t, tile);
@@ -447,13 +459,13 @@ static void join(struct tiles *t, struct tile *tile)
     set_guess(t, tile, false);
     stats_add(&t->stats->tiles_shared, 1);
     if (tile->state == TILE_BUSY)
-        pool_promote(t->pool, &tile->job, JOB_DEMAND);
+        pool_promote(t->pool, &tile->job, class);
     while (tile->state == TILE_BUSY)
         pthread_cond_wait(&tile->done, &t->lock);
 }
 
-int tile_get(struct tiles *t, struct encoding *e, uint64_t index, struct tile **out,
-             struct error *err)
+int tile_get(struct tiles *t, struct encoding *e, uint64_t index, enum job_class class,
+             struct tile **out, struct error *err)
 {
     /* What is in memory or in the cache is old once the source has changed. */
     int rc = source_check(e->source, err);
@@ -463,9 +475,9 @@ int tile_get(struct tiles *t, struct encoding *e, uint64_t index, struct tile **
     do {
         struct tile *tile = find(t, e->key, index);
         if (tile) {
-            join(t, tile);
+            join(t, tile, class);
         } else if ((tile = create(t, e, index, 1))) {
-            produce(t, tile);
+            produce(t, tile, class);
         } else {
             rc = error_set(err, -ENOMEM, "out of memory");
             break;
@@ -487,9 +499,10 @@ int tile_get(struct tiles *t, struct encoding *e, uint64_t index, struct tile **
 
 const uint8_t *tile_data(const struct tile *tile) { return tile->data; }
 
-void tile_put(struct tiles *t, struct tile *tile)
+void tile_put(struct tiles *t, struct tile *tile, uint32_t taken)
 {
     pthread_mutex_lock(&t->lock);
+    tile->taken += taken < tile->size - tile->taken ? taken : tile->size - tile->taken;
     release(t, tile);
     pthread_mutex_unlock(&t->lock);
 }

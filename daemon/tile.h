@@ -33,12 +33,15 @@ struct tiles *tiles_new(const struct tiles_options *options);
 /* Waits for what is being made. No tile may be held. */
 void tiles_free(struct tiles *t);
 
-/* Waits for the tile. On success the caller holds it and must tile_put it. -errno with a sentence
- * that says what is wrong with the source. */
-int tile_get(struct tiles *t, struct encoding *e, uint64_t index, struct tile **out,
-             struct error *err);
+/* Waits for the tile; class says how urgently (JOB_DEMAND or JOB_URGENT). On success the caller
+ * holds it and must tile_put it. -errno with a sentence that says what is wrong with the source. */
+int tile_get(struct tiles *t, struct encoding *e, uint64_t index, enum job_class class,
+             struct tile **out, struct error *err);
 const uint8_t *tile_data(const struct tile *tile);
-void tile_put(struct tiles *t, struct tile *tile);
+
+/* Lets go of it. taken: how many of its bytes the holder has used. A tile whose bytes have all been
+ * used once is the first to make room: the kernel keeps what it was given. */
+void tile_put(struct tiles *t, struct tile *tile, uint32_t taken);
 
 /* Starts on a tile that will probably be asked for. Returns false when memory for such guesses is
  * used up, so that the caller stops guessing. owner: for tiles_forget. */

@@ -128,7 +128,7 @@ static const struct segment *find(const struct image *image, uint64_t offset)
 
 /* Copies bytes [at, at + n) of an encoding, tile by tile. */
 static int read_tensor(struct encoding *e, struct tiles *tiles, uint64_t at, size_t n,
-                       uint8_t *buf, struct error *err)
+                       enum job_class class, uint8_t *buf, struct error *err)
 {
     while (n) {
         uint64_t index = at / e->tile_size, skip = at % e->tile_size;
@@ -136,11 +136,11 @@ static int read_tensor(struct encoding *e, struct tiles *tiles, uint64_t at, siz
         if (run > n)
             run = n;
         struct tile *tile;
-        int rc = tile_get(tiles, e, index, &tile, err);
+        int rc = tile_get(tiles, e, index, class, &tile, err);
         if (rc)
             return rc;
         memcpy(buf, tile_data(tile) + skip, run);
-        tile_put(tiles, tile);
+        tile_put(tiles, tile, (uint32_t)run);
         at += run;
         buf += run;
         n -= run;
@@ -149,7 +149,7 @@ static int read_tensor(struct encoding *e, struct tiles *tiles, uint64_t at, siz
 }
 
 int image_read(const struct image *image, struct tiles *tiles, uint64_t offset, size_t size,
-               uint8_t *buf, size_t *done, struct error *err)
+               bool urgent, uint8_t *buf, size_t *done, struct error *err)
 {
     *done = 0;
     if (offset >= image->size)
@@ -167,7 +167,8 @@ int image_read(const struct image *image, struct tiles *tiles, uint64_t offset, 
         case SEGMENT_ZEROS: memset(buf + *done, 0, n); break;
         case SEGMENT_FILE: rc = source_read(s->source, buf + *done, s->from + at, n, err); break;
         case SEGMENT_TENSOR:
-            rc = read_tensor(s->encoding, tiles, at, n, buf + *done, err);
+            rc = read_tensor(s->encoding, tiles, at, n, urgent ? JOB_URGENT : JOB_DEMAND,
+                             buf + *done, err);
             break;
         }
         if (rc)

@@ -63,9 +63,10 @@ void image_add_tensor(struct image *image, struct encoding *encoding);
 size_t image_footprint(const struct image *image);
 
 /* Reads [offset, offset + size), cut at the end of the image; *done becomes the bytes read. All of
- * them are right, or the result is an error with its sentence. */
+ * them are right, or the result is an error with its sentence. urgent: before what else is
+ * being read. */
 int image_read(const struct image *image, struct tiles *tiles, uint64_t offset, size_t size,
-               uint8_t *buf, size_t *done, struct error *err);
+               bool urgent, uint8_t *buf, size_t *done, struct error *err);
 
 /* Notes a read in the stream and starts on the tiles that it will want next. */
 void image_prefetch(const struct image *image, struct tiles *tiles, struct stream *stream,

@@ -19,7 +19,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FUSE_THREADS_MIN = 4, FUSE_THREADS_MAX = 16 };
+/* They only wait, so their number is that of requests that can be known about at once: the windows
+ * of a few page faults. Each keeps a reply buffer of READ_MAX. */
+enum { FUSE_THREADS = 16 };
 
 struct session {
     struct service service;
@@ -206,12 +208,8 @@ static int loop(struct session *s)
     struct fuse_loop_config *config = fuse_loop_cfg_create();
     if (!config)
         return MOUNT_SETUP_FAILED;
-    unsigned threads = (unsigned)s->options->workers + 2;
-    threads = threads < FUSE_THREADS_MIN   ? FUSE_THREADS_MIN
-              : threads > FUSE_THREADS_MAX ? FUSE_THREADS_MAX
-                                           : threads;
-    fuse_loop_cfg_set_max_threads(config, threads);
-    fuse_loop_cfg_set_idle_threads(config, threads);
+    fuse_loop_cfg_set_max_threads(config, FUSE_THREADS);
+    fuse_loop_cfg_set_idle_threads(config, FUSE_THREADS);
     int rc = fuse_session_loop_mt(s->fuse, config);
     fuse_loop_cfg_destroy(config);
     /* a positive result is the signal that ended it */

@@ -579,7 +579,7 @@ int tree_open(struct tree *t, uint64_t id, struct file **out)
         return -ENOMEM;
     }
     node_path(n, c, f->path);
-    stream_init(&f->stream, 2 * t->options->readahead);
+    stream_init(&f->stream, t->options->readahead);
     if (n.kind == CONTROL) {
         char *text = control_text(t, n.item);
         f->text = text ? bytes_new(text, strlen(text)) : NULL;
@@ -612,8 +612,9 @@ int tree_read(struct tree *t, struct file *f, uint64_t offset, size_t size, uint
         return 0;
     }
     struct error err;
+    bool urgent = stream_is_fault(&f->stream, offset);
     image_prefetch(f->image, t->tiles, &f->stream, offset, size);
-    int rc = image_read(f->image, t->tiles, offset, size, buf, done, &err);
+    int rc = image_read(f->image, t->tiles, offset, size, urgent, buf, done, &err);
     if (rc) {
         stats_add(&t->stats->errors, 1);
         /* a source that changed has said so itself, once */

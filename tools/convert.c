@@ -72,7 +72,7 @@ static int copy_image(struct service *s, const struct image *image, int fd, stru
     for (uint64_t at = 0; !rc && at < image->size;) {
         size_t n;
         image_prefetch(image, s->tree.tiles, &stream, at, STEP);
-        rc = image_read(image, s->tree.tiles, at, STEP, buf, &n, err);
+        rc = image_read(image, s->tree.tiles, at, STEP, false, buf, &n, err);
         int failed = rc ? 0 : write_all(fd, buf, n);
         if (failed)
             rc = error_set(err, failed, "writing: %s", strerror(-failed));

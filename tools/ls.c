@@ -71,23 +71,24 @@ static uint64_t recipe_size(const struct ls *ls, struct checkpoint *c, int i, st
 
 static void print_recipes(struct ls *ls, struct checkpoint *c)
 {
+    enum { CELL = 20, CELLS = 5 };
     struct error err;
     for (int i = 0; i < RECIPE_COUNT; i++) {
-        char size[16];
+        char size[16], cell[64];
         uint64_t bytes = recipe_size(ls, c, i, &err);
         if (!bytes) {
-            printf("  gguf: %s\n", err.text);
+            printf("  no gguf/: %s\n", err.text);
             ls->failures++;
             return;
         }
-        if (ls->verbose)
-            printf("  gguf/%s-%s.gguf  %" PRIu64 "  (%s)\n", c->name, recipes[i].name, bytes,
-                   text_bytes(bytes, size));
-        else
-            printf("%s%s %s", i ? ", " : "  gguf: ", recipes[i].name, text_bytes(bytes, size));
+        if (ls->verbose) {
+            printf("  %14" PRIu64 "  gguf/%s-%s.gguf\n", bytes, c->name, recipes[i].name);
+            continue;
+        }
+        snprintf(cell, sizeof cell, "%-7s %s", recipes[i].name, text_bytes(bytes, size));
+        bool last = i % CELLS == CELLS - 1 || i == RECIPE_COUNT - 1;
+        printf("%s%-*s%s", i % CELLS ? "" : "  ", last ? 0 : CELL, cell, last ? "\n" : "");
     }
-    if (!ls->verbose)
-        putchar('\n');
 }
 
 static void print_tensors(const struct checkpoint *c)

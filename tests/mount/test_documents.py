@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Runs the examples of the documents: every line after "$ " in a console block, in order, and
+compares what it prints with the lines below it. A line of "..." stands for any number of lines."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import DATA, QUANTFS, ROOT
+
+# What README.md calls the two commands that everything else rests on: they are run by people and
+# by CI, and take long.
+NOT_HERE = ("tools/quickstart", "tools/check")
+
+# A stand-in for the program of that name: the same loader, from a wheel.
+LLAMA_CLI = """#!{python}
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[sys.argv.index("-m") + 1]
+params.n_ctx, params.warmup = 128, False
+server = xllamacpp.Server(params)
+answer = server.handle_completions({{"prompt": sys.argv[sys.argv.index("-p") + 1],
+                                    "max_tokens": 8, "temperature": 0}})
+print(answer["choices"][0]["text"])
+"""
+
+
+def examples(document):
+    """(command, expected lines) of all console blocks, in order."""
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", document.read_text(), re.S):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+def matches(expected, lines):
+    pattern = "".join("(.*\n)*" if line == "..." else re.escape(line + "\n") for line in expected)
+    return re.fullmatch(pattern, "".join(line + "\n" for line in lines)) is not None
+
+
+@pytest.mark.parametrize("name", ["README.md", "fs/SEMANTICS.md"])
+def test_examples(name, tmp_path):
+    home, tools = tmp_path / "home", tmp_path / "bin"
+    for store, model, source in (("models", "demo-llama", "demo-llama"),
+                                 ("models", "demo-qwen2", "demo-qwen2"),
+                                 ("checkpoints", "SmolLM2", "demo-llama")):
+        shutil.copytree(DATA / source, home / store / model)
+    (home / "mnt").mkdir()
+    shutil.copy(DATA / "demo-llama.imatrix.dat", home / "SmolLM2.imatrix.dat")
+    tools.mkdir()
+    (tools / "quantfs").symlink_to(QUANTFS)
+    (tools / "llama-cli").write_text(LLAMA_CLI.format(python=sys.executable))
+    (tools / "llama-cli").chmod(0o755)
+    env = dict(os.environ, HOME=str(home), PATH=f"{tools}:{os.environ['PATH']}", LC_ALL="C",
+               XDG_CACHE_HOME=str(home / ".cache"))
+    commands = 0
+    try:
+        for command, expected in examples(ROOT / name):
+            if command.startswith(NOT_HERE):
+                continue
+            done = subprocess.run(["bash", "-c", command], cwd=home, env=env, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
+                                  check=False)
+            assert matches(expected, done.stdout.splitlines()), f"$ {command}\n{done.stdout}"
+            commands += 1
+    finally:
+        subprocess.run(["umount", "-l", home / "mnt"], stderr=subprocess.DEVNULL, check=False)
+    assert commands
