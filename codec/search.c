@@ -100,19 +100,17 @@ float search_symmetric(int n, int nmax, const float *x, const float *w, uint8_t 
         memset(L, 0, (size_t)n);
         return 0;
     }
-    float scale = 0, best = 0;
-    uint8_t trial[GROUP_SIZE_MAX];
+    float scale = 0, best = 0, chosen = 0;
     /* The plain grid point comes first and is always taken. */
     static const int order[] = {0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9};
     for (unsigned k = 0; k < sizeof order / sizeof *order; k++) {
         float inverse = -((float)nmax + 0.1f * (float)order[k]) / max;
         float sum_xl = 0, sum_l2 = 0;
         for (int i = 0; i < n; i++) {
-            int l = clamp_int(round_even(inverse * x[i]), -nmax, nmax - 1);
-            trial[i] = (uint8_t)(l + nmax);
+            float l = (float)clamp_int(round_even(inverse * x[i]), -nmax, nmax - 1);
             float weight = w ? w[i] : x[i] * x[i];
-            sum_xl += weight * x[i] * (float)l;
-            sum_l2 += weight * (float)l * (float)l;
+            sum_xl += weight * x[i] * l;
+            sum_l2 += weight * l * l;
         }
         if (k == 0) {
             scale = sum_l2 != 0 ? sum_xl / sum_l2 : 0;
@@ -121,9 +119,11 @@ float search_symmetric(int n, int nmax, const float *x, const float *w, uint8_t 
         } else {
             continue;
         }
-        memcpy(L, trial, (size_t)n);
+        chosen = inverse;
         best = scale * sum_xl;
     }
+    for (int i = 0; i < n; i++)
+        L[i] = (uint8_t)(clamp_int(round_even(chosen * x[i]), -nmax, nmax - 1) + nmax);
     return scale;
 }
 
