@@ -27,8 +27,8 @@ struct cache_options {
     struct stats *stats;
 };
 
-/* Opens or makes the folder. -EACCES where it belongs to somebody else or others may write it;
- * other -errno where it cannot be used. */
+/* Opens or makes the folder. -EPERM where it belongs to somebody else or others may write it, which
+ * nobody should go on with; other -errno where there can be no cache. */
 int cache_open(const struct cache_options *options, struct cache **out, struct error *err);
 void cache_close(struct cache *c);
 

@@ -353,9 +353,9 @@ static int check_owner(const char *dir, struct error *err)
     if (!S_ISDIR(st.st_mode))
         return error_set(err, -ENOTDIR, "cache folder %s: not a folder", dir);
     if (st.st_uid != geteuid())
-        return error_set(err, -EACCES, "cache folder %s belongs to another user", dir);
+        return error_set(err, -EPERM, "cache folder %s belongs to another user", dir);
     if (st.st_mode & (S_IWGRP | S_IWOTH))
-        return error_set(err, -EACCES,
+        return error_set(err, -EPERM,
                          "cache folder %s can be written by others (chmod go-w mends it)", dir);
     return 0;
 }

@@ -41,10 +41,10 @@ struct tile {
 struct tiles {
     pthread_mutex_t lock; /* before the pool's and the cache's locks */
     pthread_cond_t memory_given;
-    pthread_cond_t quiet; /* jobs fell to 0 */
+    pthread_cond_t quiet; /* jobs has fallen to 0 */
     struct memory memory;
     size_t guessed;        /* bytes of tiles that are guesses */
-    unsigned jobs;         /* under way */
+    unsigned jobs;         /* of tiles, under way */
     struct tile *buckets[BUCKETS];
     struct tile *newest, *oldest; /* idle */
     struct pool *pool;
@@ -262,7 +262,6 @@ static void chore_done(struct job *job, bool cancelled)
     pthread_mutex_lock(&t->lock);
     if (chore->object)
         cache_put(t->cache, chore->object);
-    job_ended(t);
     pthread_mutex_unlock(&t->lock);
     free(chore);
 }
@@ -278,7 +277,6 @@ static void submit_chore(struct tiles *t, enum job_class class, struct cache_obj
     }
     *chore = (struct chore){.tiles = t, .object = object};
     chore->job = (struct job){.run = run_chore, .done = chore_done, .parts = 1, .class = class};
-    t->jobs++;
     pool_submit(t->pool, &chore->job);
 }
 
@@ -534,7 +532,8 @@ void tiles_forget(struct tiles *t, const void *owner)
     pool_cancel(t->pool, JOB_PREFETCH, owner);
 }
 
-void tiles_drain(struct tiles *t)
+/* Sealing and evicting are not waited for: they may take long, and can be done another time. */
+static void drain(struct tiles *t)
 {
     pthread_mutex_lock(&t->lock);
     while (t->jobs)
@@ -564,6 +563,8 @@ void tiles_free(struct tiles *t)
 {
     if (!t)
         return;
+    if (t->pool)
+        drain(t);
     pool_free(t->pool);
     while (evict_oldest(t))
         ;

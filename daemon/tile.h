@@ -30,7 +30,7 @@ struct tiles_options {
 
 struct tiles *tiles_new(const struct tiles_options *options);
 
-/* Waits for what is being made. No tile may be held. */
+/* Waits for what is being made and stored. No tile may be held. */
 void tiles_free(struct tiles *t);
 
 /* Waits for the tile; class says how urgently (JOB_DEMAND or JOB_URGENT). On success the caller
@@ -49,8 +49,5 @@ bool tile_prefetch(struct tiles *t, struct encoding *e, uint64_t index, const vo
 
 /* Drops the owner's guesses that nobody has begun with. */
 void tiles_forget(struct tiles *t, const void *owner);
-
-/* Waits until nothing is being made or stored. */
-void tiles_drain(struct tiles *t);
 
 #endif

@@ -33,6 +33,51 @@ struct session {
     pthread_t announcer;
 };
 
+/* ---- the table of mounts ---- */
+
+/* Octal escapes of /proc/self/mountinfo undone, in place. */
+static void unescape(char *s)
+{
+    char *out = s;
+    for (; *s; s++) {
+        if (*s == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] && s[3]) {
+            *out++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
+            s += 3;
+        } else {
+            *out++ = *s;
+        }
+    }
+    *out = '\0';
+}
+
+bool mount_each(bool (*visit)(void *context, const char *mount_point), void *context)
+{
+    FILE *table = fopen("/proc/self/mountinfo", "re");
+    char *line = NULL;
+    size_t size = 0;
+    bool stopped = false;
+    while (table && !stopped && getline(&line, &size, table) > 0) {
+        /* id parent major:minor root mount_point options ... - type source options */
+        char *type = strstr(line, " - "), *point = line;
+        for (int field = 0; field < 4 && point; field++)
+            point = (point = strchr(point, ' ')) ? point + 1 : NULL;
+        if (!type || !point || strncmp(type + 3, "fuse.quantfs ", 13) != 0)
+            continue;
+        point[strcspn(point, " ")] = '\0';
+        unescape(point);
+        stopped = !visit(context, point);
+    }
+    free(line);
+    if (table)
+        fclose(table);
+    return stopped;
+}
+
+static bool differs(void *context, const char *mount_point)
+{
+    return strcmp(context, mount_point) != 0;
+}
+
 /* ---- before the mount ---- */
 
 static bool is_inside(const char *path, const char *folder)
@@ -81,6 +126,10 @@ static int check_mount_point(const char *given, const char *store, char *out)
     }
     if (!realpath(given, out) || stat(out, &st)) {
         log_error("mount point %s: %s", given, strerror(errno));
+        return MOUNT_NO_MOUNT_POINT;
+    }
+    if (mount_each(differs, out)) {
+        log_error("mount point %s: there is a quantfs on it already", given);
         return MOUNT_NO_MOUNT_POINT;
     }
     if (!S_ISDIR(st.st_mode)) {
@@ -346,49 +395,6 @@ static int run_fusermount(const char *mount_point)
         if (errno != EINTR)
             return -errno;
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
-}
-
-/* Octal escapes of /proc/self/mountinfo undone, in place. */
-static void unescape(char *s)
-{
-    char *out = s;
-    for (; *s; s++) {
-        if (*s == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] && s[3]) {
-            *out++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
-            s += 3;
-        } else {
-            *out++ = *s;
-        }
-    }
-    *out = '\0';
-}
-
-bool mount_each(bool (*visit)(void *context, const char *mount_point), void *context)
-{
-    FILE *table = fopen("/proc/self/mountinfo", "re");
-    char *line = NULL;
-    size_t size = 0;
-    bool stopped = false;
-    while (table && !stopped && getline(&line, &size, table) > 0) {
-        /* id parent major:minor root mount_point options ... - type source options */
-        char *type = strstr(line, " - "), *point = line;
-        for (int field = 0; field < 4 && point; field++)
-            point = (point = strchr(point, ' ')) ? point + 1 : NULL;
-        if (!type || !point || strncmp(type + 3, "fuse.quantfs ", 13) != 0)
-            continue;
-        point[strcspn(point, " ")] = '\0';
-        unescape(point);
-        stopped = !visit(context, point);
-    }
-    free(line);
-    if (table)
-        fclose(table);
-    return stopped;
-}
-
-static bool differs(void *context, const char *mount_point)
-{
-    return strcmp(context, mount_point) != 0;
 }
 
 int mount_end(const char *given, struct error *err)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/service.h"
 
+#include "daemon/log.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <sodium.h>
@@ -52,8 +54,10 @@ int service_start(struct service *s, const char *cache, struct error *err)
             .stats = &s->stats,
         };
         int rc = cache_open(&cache_options, &s->tree.cache, err);
-        if (rc)
+        if (rc == -EPERM)
             return rc;
+        if (rc)
+            log_warning("%s; there is no tile cache", err->text);
     }
     struct tiles_options tiles_options = {
         .memory = s->options->memory,

@@ -18,7 +18,8 @@ struct service {
 int service_open(struct service *s, const char *store, struct options *options,
                  struct error *err);
 
-/* Opens the cache (a folder, or NULL for none) and starts the workers. */
+/* Opens the cache (a folder, or NULL for none) and starts the workers. A cache that cannot be is
+ * told and done without, unless it is somebody else's. */
 int service_start(struct service *s, const char *cache, struct error *err);
 
 /* Stops and frees all of it, whatever there is. No file may be open. */
