@@ -10,7 +10,10 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { TICK_MS = 12 }; /* at HZ=100, and some */
 
 struct source_set {
     pthread_mutex_t lock;
@@ -152,6 +155,22 @@ static int acquire(struct source *s, struct error *err)
     }
 }
 
+/* Files get their ctime from a clock that ticks every few milliseconds, so a file written just now
+ * may be written once more without its identity telling. A tick later every change shows, and
+ * nothing is read before. */
+static void outwait_tick(const struct source_identity *id)
+{
+    static const struct timespec nap = {.tv_nsec = 1000000};
+    struct timespec now;
+    for (int i = 0; i < TICK_MS; i++) {
+        clock_gettime(CLOCK_REALTIME_COARSE, &now);
+        int64_t ahead = id->ctime_ns - (now.tv_sec * 1000000000LL + now.tv_nsec);
+        if (ahead < 0 || ahead > TICK_MS * 1000000LL) /* long ago, or another machine's clock */
+            return;
+        nanosleep(&nap, NULL);
+    }
+}
+
 int source_open(struct source_set *set, int dir, const char *path, struct source **out,
                 struct error *err)
 {
@@ -179,6 +198,7 @@ int source_open(struct source_set *set, int dir, const char *path, struct source
     s->refs = 1;
     s->fd = fd;
     source_identity_of(&st, &s->identity);
+    outwait_tick(&s->identity);
     pthread_rwlock_init(&s->fd_lock, NULL);
     list_and_trim(s);
     *out = s;
