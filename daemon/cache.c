@@ -359,24 +359,26 @@ static bool adopt(struct cache_object *o, int fd)
     return true;
 }
 
-/* Opens the object's file if there is one; what is there and damaged goes. By o->lock, held
- * exclusively. */
+/* Opens the object's file if there is one; what is there and damaged, or no file at all, goes. By
+ * o->lock, held exclusively. */
 static void open_file(struct cache *c, struct cache_object *o)
 {
     char path[PATH_MAX];
+    struct stat st;
     object_path(c, o->key, path);
     forget_file(o);
-    int fd = open(path, (c->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-    if (fd < 0)
+    int fd = open(path, (c->read_only ? O_RDONLY : O_RDWR) | OBJECT_FLAGS);
+    if (fd < 0 && errno != ELOOP)
         return;
-    struct stat st;
-    bool empty = !fstat(fd, &st) && st.st_size == 0; /* somebody is just making it */
-    if (adopt(o, fd)) {
+    bool regular = fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode);
+    bool empty = regular && st.st_size == 0; /* somebody is just making it */
+    if (regular && adopt(o, fd)) {
         o->fd = fd;
         return;
     }
     forget_file(o);
-    close(fd);
+    if (fd >= 0)
+        close(fd);
     if (!c->read_only && !empty) {
         log_warning("tile cache: %s is damaged and is begun anew", path);
         stats_add(&c->stats->tiles_healed, 1);

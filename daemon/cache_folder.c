@@ -58,7 +58,7 @@ static int make_folders(const char *path)
 int object_create(struct cache *c, const char *path, int flags)
 {
     for (int attempt = 0;; attempt++) {
-        int fd = open(path, flags | O_CLOEXEC, 0600);
+        int fd = open(path, flags | OBJECT_FLAGS, 0600);
         if (fd >= 0)
             return fd;
         if (errno != ENOENT || attempt) {
@@ -67,7 +67,11 @@ int object_create(struct cache *c, const char *path, int flags)
         }
         char folder[PATH_MAX];
         snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(path, '/') - path), path);
-        make_folders(folder);
+        int rc = make_folders(folder);
+        if (rc) {
+            cache_write_failed(c, -rc);
+            return -1;
+        }
     }
 }
 
@@ -317,7 +321,7 @@ static int report_file(struct cache *c, struct object_file *f, void *context)
         return 0;
     }
     uint64_t damaged = 0;
-    int fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    int fd = open(f->path, O_RDONLY | OBJECT_FLAGS);
     if (fd < 0)
         return 0;
     if (!examine(c, f, x, fd, &damaged))

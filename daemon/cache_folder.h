@@ -8,6 +8,7 @@
 
 #include "daemon/cache.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,6 +22,9 @@ enum {
     SLOT_ALIGNMENT = 4096,
     WORKSPACES_MAX = 4,
 };
+
+/* An object is a file and nothing else: no link is followed, no pipe waited for. */
+enum { OBJECT_FLAGS = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK };
 
 enum object_kind { OBJECT_GROWING = 1, OBJECT_SEALED = 2 };
 enum { ENTRY_PRESENT = 1, ENTRY_COMPRESSED = 2 };

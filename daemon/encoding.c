@@ -69,7 +69,7 @@ static void hash_text(crypto_hash_sha256_state *state, const char *s)
 }
 
 /* Everything that the bytes follow from, each field with its length or of fixed size. Paths and
- * devices stay out, so that machines which mount one disk share objects. */
+ * device numbers stay out, so that machines which mount one disk share objects. */
 static void set_key(struct encoding *e)
 {
     const struct source_identity *id = source_identity(e->source);
@@ -83,6 +83,7 @@ static void set_key(struct encoding *e)
     hash_u64(&state, e->view.cols);
     hash_u64(&state, e->view.rope_heads);
     hash_u64(&state, e->offset);
+    hash_u64(&state, source_filesystem(e->source));
     hash_u64(&state, id->inode);
     hash_u64(&state, id->size);
     hash_u64(&state, (uint64_t)id->mtime_ns);

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +28,7 @@ struct source {
     int dir;
     char *path;
     struct source_identity identity;
+    uint64_t filesystem;
     _Atomic unsigned refs;
     _Atomic bool stale;
     /* Held shared by whoever uses fd, exclusively by whoever opens or closes it. */
@@ -175,6 +177,7 @@ int source_open(struct source_set *set, int dir, const char *path, struct source
                 struct error *err)
 {
     struct stat st;
+    struct statfs fs;
     int fd = open_beneath(dir, path, O_RDONLY | O_NOCTTY | O_NONBLOCK);
     if (fd == -EXDEV)
         return error_set(err, fd, "%s: leads out of the store", path);
@@ -198,6 +201,8 @@ int source_open(struct source_set *set, int dir, const char *path, struct source
     s->refs = 1;
     s->fd = fd;
     source_identity_of(&st, &s->identity);
+    if (fstatfs(fd, &fs) == 0)
+        memcpy(&s->filesystem, &fs.f_fsid, sizeof s->filesystem);
     outwait_tick(&s->identity);
     pthread_rwlock_init(&s->fd_lock, NULL);
     list_and_trim(s);
@@ -228,6 +233,7 @@ void source_unref(struct source *s)
 
 const char *source_path(const struct source *s) { return s->path; }
 const struct source_identity *source_identity(const struct source *s) { return &s->identity; }
+uint64_t source_filesystem(const struct source *s) { return s->filesystem; }
 
 int source_check(struct source *s, struct error *err)
 {

@@ -41,6 +41,10 @@ void source_unref(struct source *s);
 const char *source_path(const struct source *s);
 const struct source_identity *source_identity(const struct source *s);
 
+/* The id that its file system gives itself (f_fsid of statfs), which tells one file of that identity
+ * from another. */
+uint64_t source_filesystem(const struct source *s);
+
 /* Reads exactly n bytes. -ESTALE once the file has changed, else -errno. Threads may read at once. */
 int source_read(struct source *s, void *buf, uint64_t offset, size_t n, struct error *err);
 

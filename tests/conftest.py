@@ -8,14 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
+import gguf
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
 QUANTFS = pathlib.Path(os.environ.get("QUANTFS", ROOT / "build" / "quantfs"))
 sys.path.insert(0, str(ROOT / "tests"))
+
+import models  # noqa: E402 (in the folder named just now)
 
 RECIPES = ("F32 BF16 F16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL "
            "Q3_K_L Q3_K_M Q3_K_S Q2_K").split()
@@ -28,6 +32,14 @@ def run(*args, check=True, **kwargs):
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+def convert(folder, recipe, *args):
+    """What `quantfs convert` makes of a model folder, as bytes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = pathlib.Path(scratch) / "out.gguf"
+        run("convert", folder, "-t", recipe, "-o", out, *args)
+        return out.read_bytes()
 
 
 def wait_until(condition, seconds=20):
@@ -120,3 +132,58 @@ def oracle():
     """model -> recipe -> what llama.cpp makes of it."""
     return {name: json.loads((DATA / f"{name}.oracle.json").read_text())
             for name in ("demo-llama", "demo-qwen2")}
+
+
+class Tall:
+    """A store of one model, of which one matrix takes several tiles in every format."""
+
+    TENSOR, MAPPED = "model.layers.0.mlp.gate_proj.weight", "blk.0.ffn_gate.weight"
+    RECIPE = {"q8_0": "Q8_0", "q4_k": "Q4_K_S"}
+
+    def __init__(self, store):
+        self.store = store
+        models.make(store / "tall", hidden=1024, layers=1, ffn=4096)
+        self.packed = {form: self._convert(form) for form in self.RECIPE}
+
+    def _convert(self, form):
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+            file.write(convert(self.store / "tall", self.RECIPE[form]))
+            file.flush()
+            (found,) = (t for t in gguf.GGUFReader(file.name).tensors if t.name == self.MAPPED)
+            assert found.tensor_type.name == form.upper()
+            return found.data.tobytes()
+
+    def file(self, form):
+        """The matrix in a mount."""
+        return f"tall/tensors/{self.TENSOR}/{form}"
+
+    def bytes(self, form):
+        """What the converted file has of it."""
+        return self.packed[form]
+
+    def read(self, mnt, form):
+        """Reads all of it through a mount; it must be right."""
+        assert (mnt / self.file(form)).read_bytes() == self.packed[form]
+
+
+@pytest.fixture(scope="session")
+def tall(tmp_path_factory):
+    return Tall(tmp_path_factory.mktemp("tall"))
+
+
+@pytest.fixture
+def tmpfs(tmp_path):
+    """tmpfs(name, options) -> a folder with a file system of its own, taken away after the test.
+    Depends on being root."""
+    folders = []
+
+    def make(name, options):
+        folder = tmp_path / name
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=True)
+        folders.append(folder)
+        return folder
+
+    yield make
+    for folder in folders:
+        subprocess.run(["umount", "-l", folder], check=True)
