@@ -228,7 +228,7 @@ static float iq4_scale(const float *x, const float *w)
     float sum_qx, sum_q2;
     float d = -max / (float)iq4_nl_values[0];
     iq4_sums(x, w, 1 / d, &sum_qx, &sum_q2);
-    d = sum_qx / sum_q2;
+    d = sum_q2 > 0 ? sum_qx / sum_q2 : 0; /* no importance at all: the block becomes zero */
     float best = d * sum_qx;
     for (int t = -TRIES; t <= TRIES; t++) {
         iq4_sums(x, w, (float)(t + iq4_nl_values[0]) / max, &sum_qx, &sum_q2);

@@ -4,38 +4,20 @@
  * [MWEIGHTS]. Prints million weights a second of both and the ratio of the medians, as a table.
  */
 #include "codec/format.h"
+#include "tests/ggml.h"
+#include "tests/weights.h"
 
-#include <dlfcn.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 enum { COLS = 4096, ROUNDS = 5 };
-
-typedef size_t quantize_fn(int type, const float *src, void *dst, int64_t start, int64_t nrows,
-                           int64_t n_per_row, const float *imatrix);
 
 static double seconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static uint64_t random_state = 1;
-
-static float uniform(void)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (float)(random_state >> 40) * 0x1p-24f;
-}
-
-static float gaussian(void)
-{
-    float u = uniform() + 0x1p-25f;
-    return sqrtf(-2 * logf(u)) * cosf(6.2831853f * uniform());
 }
 
 static int by_value(const void *a, const void *b)
@@ -50,8 +32,8 @@ static double median(double *v)
     return v[ROUNDS / 2];
 }
 
-static void measure(const struct format *f, quantize_fn *quantize, const float *x, size_t rows,
-                    const float *importance, uint8_t *out)
+static void measure(const struct format *f, const struct ggml *ggml, const float *x,
+                    size_t rows, const float *importance, uint8_t *out)
 {
     double ours[ROUNDS], theirs[ROUNDS];
     double weights = (double)rows * COLS;
@@ -59,7 +41,7 @@ static void measure(const struct format *f, quantize_fn *quantize, const float *
         double start = seconds();
         f->encode(x, rows, COLS, importance, out);
         double middle = seconds();
-        quantize((int)f->ggml_type, x, out, 0, (int64_t)rows, COLS, importance);
+        ggml->quantize((int)f->ggml_type, x, out, 0, (int64_t)rows, COLS, importance);
         ours[round] = weights / (middle - start) / 1e6;
         theirs[round] = weights / (seconds() - middle) / 1e6;
     }
@@ -75,11 +57,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s PATH-OF-libggml-base.so [MWEIGHTS]\n", argv[0]);
         return 1;
     }
-    void *library = dlopen(argv[1], RTLD_NOW);
-    quantize_fn *quantize = NULL;
-    if (library)
-        *(void **)&quantize = dlsym(library, "ggml_quantize_chunk");
-    if (!quantize) {
+    struct ggml ggml;
+    if (!ggml_load(&ggml, argv[1])) {
         fprintf(stderr, "%s\n", dlerror());
         return 1;
     }
@@ -88,17 +67,17 @@ int main(int argc, char **argv)
     uint8_t *out = malloc(rows * COLS * sizeof *x);
     if (!x || !out)
         return 1;
-    for (size_t i = 0; i < rows * COLS; i++)
-        x[i] = 0.02f * gaussian();
+    struct random r = {1};
+    weights_fill(WEIGHTS_GAUSSIAN, &r, x, rows * COLS);
     for (int i = 0; i < COLS; i++)
-        importance[i] = expf(gaussian());
+        importance[i] = expf(random_gaussian(&r));
     puts("| format | path    | quantfs  | ggml     | ratio |\n|---|---|---|---|---|");
     for (int i = 0; i < FORMAT_COUNT; i++) {
         if (i == FORMAT_F32)
             continue;
-        measure(&formats[i], quantize, x, rows, NULL, out);
+        measure(&formats[i], &ggml, x, rows, NULL, out);
         if (formats[i].importance)
-            measure(&formats[i], quantize, x, rows, importance, out);
+            measure(&formats[i], &ggml, x, rows, importance, out);
     }
     free(out);
     free(x);
