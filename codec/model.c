@@ -117,7 +117,8 @@ static int set_rope_rows(struct model *m, struct model_tensor *t, struct error *
                          "tensor \"%s\": %" PRIu64 " rows cannot be split into pairs for %" PRIu32
                          " heads",
                          t->view.tensor->name, t->view.rows, heads);
-    t->view.rope_heads = heads;
+    t->view.order = ROWS_TO_PAIRS;
+    t->view.heads = heads;
     return 0;
 }
 
