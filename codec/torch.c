@@ -466,11 +466,13 @@ int torch_pickle_parse(const uint8_t *data, size_t size, struct torch_pickle *ou
     *out = (struct torch_pickle){0};
     struct machine m = {
         .in = reader_make(data, size), .start = data, .arena = &out->arena, .err = err};
-    const uint8_t *op;
+    uint8_t op = 0;
     int rc = 0;
-    do
-        rc = read_bytes(&m.in, 1, &op) ? 0 : invalid(&m, "it ends before its end");
-    while (!rc && *op != '.' && !(rc = run(&m, *op)));
+    while (!rc && op != '.') {
+        rc = read_copy(&m.in, &op, 1) ? 0 : invalid(&m, "it has no end");
+        if (!rc && op != '.')
+            rc = run(&m, op);
+    }
     rc = rc ? rc : take_tensors(&m, out);
     free(m.stack);
     free(m.memo);
