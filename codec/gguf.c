@@ -155,13 +155,16 @@ static bool read_value(struct reader *r, struct gguf_value *v, bool *invalid)
     if (types[type].size) {
         uint64_t bytes;
         const uint8_t *p;
-        return !__builtin_mul_overflow(v->count, (uint64_t)types[type].size, &bytes) &&
-               read_bytes(r, bytes, &p);
-    }
-    struct gguf_string s;
-    for (uint64_t i = 0; i < v->count; i++)
-        if (!read_string(r, &s))
+        if (__builtin_mul_overflow(v->count, (uint64_t)types[type].size, &bytes) ||
+            !read_bytes(r, bytes, &p))
             return false;
+    } else {
+        struct gguf_string s;
+        for (uint64_t i = 0; i < v->count; i++)
+            if (!read_string(r, &s))
+                return false;
+    }
+    v->size = (size_t)(r->pos - v->data);
     return true;
 }
 
@@ -173,7 +176,7 @@ static void *grow(void *items, size_t count, size_t size)
     return reallocarray(items, count ? 2 * count : 1, size);
 }
 
-static bool string_equal(struct gguf_string s, const char *text)
+bool gguf_string_is(struct gguf_string s, const char *text)
 {
     return s.size == strlen(text) && memcmp(s.data, text, s.size) == 0;
 }
@@ -181,7 +184,7 @@ static bool string_equal(struct gguf_string s, const char *text)
 const struct gguf_value *gguf_find(const struct gguf_header *h, const char *key)
 {
     for (size_t i = 0; i < h->key_count; i++)
-        if (string_equal(h->keys[i].name, key))
+        if (gguf_string_is(h->keys[i].name, key))
             return &h->keys[i].value;
     return NULL;
 }
@@ -199,6 +202,33 @@ static int read_alignment(struct gguf_header *h, struct error *err)
         return error_set(err, -EINVAL, "general.alignment %" PRIu32 " is not a power of two",
                          h->alignment);
     return 0;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct gguf_string *x = *(const struct gguf_string *const *)a,
+                             *y = *(const struct gguf_string *const *)b;
+    size_t n = x->size < y->size ? x->size : y->size;
+    int order = n ? memcmp(x->data, y->data, n) : 0;
+    return order ? order : (x->size > y->size) - (x->size < y->size);
+}
+
+/* Names must be unique: `first` is that of the first of count items of `size` bytes each. */
+static int check_unique(const struct gguf_string *first, size_t count, size_t size,
+                        const char *what, struct error *err)
+{
+    const struct gguf_string **names = reallocarray(NULL, count + 1, sizeof *names);
+    int rc = names ? 0 : error_set(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; names && i < count; i++)
+        names[i] = (const struct gguf_string *)((const char *)first + i * size);
+    if (names)
+        qsort(names, count, sizeof *names, by_name);
+    for (size_t i = 1; !rc && i < count; i++)
+        if (by_name(&names[i - 1], &names[i]) == 0)
+            rc = error_set(err, -EINVAL, "%s %.*s is there twice", what,
+                           (int)(names[i]->size < 100 ? names[i]->size : 100), names[i]->data);
+    free(names);
+    return rc;
 }
 
 static int read_tensor_info(struct reader *r, size_t index, struct gguf_tensor_info *t,
@@ -236,6 +266,7 @@ static int parse(struct reader *r, const uint8_t *start, struct gguf_header *h, 
         h->keys = keys;
         struct gguf_key *k = &keys[i];
         bool invalid = false;
+        k->raw = r->pos;
         if (!read_string(r, &k->name))
             return -ENODATA;
         if (!read_value(r, &k->value, &invalid))
@@ -243,6 +274,7 @@ static int parse(struct reader *r, const uint8_t *start, struct gguf_header *h, 
                                        (int)(k->name.size < 100 ? k->name.size : 100),
                                        k->name.data)
                            : -ENODATA;
+        k->raw_size = (size_t)(r->pos - k->raw);
         h->key_count++;
     }
     for (uint64_t i = 0; i < tensor_count; i++) {
@@ -255,7 +287,10 @@ static int parse(struct reader *r, const uint8_t *start, struct gguf_header *h, 
             return rc;
         h->tensor_count++;
     }
-    int rc = read_alignment(h, err);
+    int rc = check_unique(h->keys ? &h->keys->name : NULL, h->key_count, sizeof *h->keys, "key", err);
+    rc = rc ? rc : check_unique(h->tensors ? &h->tensors->name : NULL, h->tensor_count,
+                                sizeof *h->tensors, "tensor", err);
+    rc = rc ? rc : read_alignment(h, err);
     if (rc)
         return rc;
     uint64_t end = (uint64_t)(r->pos - start);

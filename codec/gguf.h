@@ -85,12 +85,15 @@ struct gguf_value {
     enum gguf_type type;         /* of the value, or of an array's elements */
     bool is_array;
     uint64_t count;              /* elements of an array, else 1 */
-    const uint8_t *data;         /* the first element's bytes */
+    const uint8_t *data;         /* the elements' bytes */
+    size_t size;                 /* of all of them */
 };
 
 struct gguf_key {
     struct gguf_string name;
     struct gguf_value value;
+    const uint8_t *raw; /* name, type and value as they lie in the file */
+    size_t raw_size;
 };
 
 struct gguf_tensor_info {
@@ -109,13 +112,16 @@ struct gguf_header {
     size_t key_count, tensor_count;
 };
 
-/* Parses the header at the start of `size` bytes. Strings and values point into data. Free with
- * gguf_header_free. -ENODATA: the header runs past `size`, give more bytes (or the file is
+/* Parses the header at the start of `size` bytes. Strings and values point into data. Keys and
+ * tensor names are unique. Free with gguf_header_free. -ENODATA: the header runs past `size`, give more bytes (or the file is
  * truncated); -EINVAL: no valid GGUF; -ENOMEM. */
 int gguf_parse(const uint8_t *data, size_t size, struct gguf_header *h, struct error *err);
 void gguf_header_free(struct gguf_header *h);
 
 const struct gguf_value *gguf_find(const struct gguf_header *h, const char *key);
+
+/* Whether a string is this text. */
+bool gguf_string_is(struct gguf_string s, const char *text);
 
 /* Steps over one element and describes it: numbers as a double, strings as bytes. */
 bool gguf_next_element(struct reader *r, enum gguf_type type, double *number,

@@ -127,6 +127,9 @@ static int load_added(struct hf_vocab *v, size_t *capacity, const json_t *added,
             .added = true,
             .special = json_is_true(json_object_get(token, "special")),
             .normalized = json_is_true(json_object_get(token, "normalized")),
+            .single_word = json_is_true(json_object_get(token, "single_word")),
+            .lstrip = json_is_true(json_object_get(token, "lstrip")),
+            .rstrip = json_is_true(json_object_get(token, "rstrip")),
         };
     }
     return 0;
@@ -151,7 +154,8 @@ static int append(struct hf_vocab *v, size_t *capacity, const struct index *inde
     struct hf_token *t = id < VOCAB_MAX ? token_at(v, capacity, (size_t)id) : NULL;
     if (!t)
         return error_set(err, -ENOMEM, "too many tokens");
-    *t = (struct hf_token){text, true, special, normalized, false};
+    *t = (struct hf_token){
+        .text = text, .added = true, .special = special, .normalized = normalized};
     return 0;
 }
 

@@ -21,6 +21,8 @@ struct hf_token {
     bool added;        /* by the tokenizer rather than by its model */
     bool special;      /* an added token marked as special */
     bool normalized;   /* an added token that is looked for after normalization */
+    bool single_word;  /* an added token that is none within a word */
+    bool lstrip, rstrip; /* an added token that takes the white space beside it along */
     bool attribute;    /* bos, eos, ... of the tokenizer, or one of its additional special tokens */
 };
 

@@ -117,7 +117,8 @@ static int set_rope_rows(struct model *m, struct model_tensor *t, struct error *
                          "tensor \"%s\": %" PRIu64 " rows cannot be split into pairs for %" PRIu32
                          " heads",
                          t->view.tensor->name, t->view.rows, heads);
-    t->view.rope_heads = heads;
+    t->view.order = ROWS_TO_PAIRS;
+    t->view.heads = heads;
     return 0;
 }
 
@@ -179,6 +180,22 @@ static int by_layer_and_name(const void *a, const void *b)
     return i != j ? (i < j ? -1 : 1) : strcmp(x->name, y->name);
 }
 
+int model_sort(struct model *m, struct error *err)
+{
+    if (m->count == 0)
+        return error_set(err, -EINVAL, "there are no tensors");
+    qsort(m->tensors, m->count, sizeof *m->tensors, by_layer_and_name);
+    m->parameters = 0;
+    for (size_t i = 0; i < m->count; i++) {
+        if (i && strcmp(m->tensors[i - 1].name, m->tensors[i].name) == 0)
+            return error_set(err, -EINVAL, "two tensors would be called \"%s\"",
+                             m->tensors[i].name);
+        const uint64_t *ne = m->tensors[i].ne;
+        m->parameters += ne[0] * ne[1] * ne[2] * ne[3];
+    }
+    return 0;
+}
+
 static int map_tensors(struct model *m, const struct config *c, const struct tensor_list *tensors,
                        struct error *err)
 {
@@ -195,18 +212,8 @@ static int map_tensors(struct model *m, const struct config *c, const struct ten
         if (rc)
             return rc;
     }
-    if (m->count == 0)
-        return error_set(err, -EINVAL, "there are no tensors");
     set_stored_types(m);
-    qsort(m->tensors, m->count, sizeof *m->tensors, by_layer_and_name);
-    for (size_t i = 0; i < m->count; i++) {
-        if (i && strcmp(m->tensors[i - 1].name, m->tensors[i].name) == 0)
-            return error_set(err, -EINVAL, "two tensors would be called \"%s\"",
-                             m->tensors[i].name);
-        const uint64_t *ne = m->tensors[i].ne;
-        m->parameters += ne[0] * ne[1] * ne[2] * ne[3];
-    }
-    return 0;
+    return model_sort(m, err);
 }
 
 static int read_facts(struct model *m, const struct config *c, struct error *err)

@@ -49,6 +49,10 @@ int model_map(const struct config *config, const struct tensor_list *tensors, st
               struct error *err);
 void model_free(struct model *m);
 
+/* Puts the tensors into the order of llama-quantize, and counts the parameters. -EINVAL where two
+ * have one name, or where there are none. */
+int model_sort(struct model *m, struct error *err);
+
 /* Appends the keys general.*, <arch>.* and tokenizer.* up to where llama-quantize's own begin.
  * folder: the name of the checkpoint's folder. Errors name the file that they come from. */
 int model_put_keys(const struct model *m, const struct config *config, const char *folder,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/recipe.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -8,25 +9,25 @@
 
 /* clang-format off */
 const struct recipe recipes[RECIPE_COUNT] = {
-    /* name     ftype  base       output      values                                 ffn_down                                          attn_output */
-    {"F32",     0,  F(F32),    F(F32),    {0},                                    {0},                                              {0}},
-    {"BF16",    32, F(BF16),   F(BF16),   {0},                                    {0},                                              {0}},
-    {"F16",     1,  F(F16),    F(F16),    {0},                                    {0},                                              {0}},
-    {"Q8_0",    7,  F(Q8_0),   F(Q8_0),   {0},                                    {0},                                              {0}},
-    {"Q6_K",    18, F(Q6_K),   F(Q6_K),   {0},                                    {0},                                              {0}},
-    {"Q5_K_M",  17, F(Q5_K),   F(Q6_K),   {WHEN_MORE_BITS, F(Q6_K), F(Q5_K)},     {WHEN_MORE_BITS, F(Q6_K), F(Q5_K)},               {0}},
-    {"Q5_K_S",  16, F(Q5_K),   F(Q6_K),   {0},                                    {0},                                              {0}},
-    {"Q5_1",    9,  F(Q5_1),   F(Q6_K),   {0},                                    {0},                                              {0}},
-    {"Q5_0",    8,  F(Q5_0),   F(Q6_K),   {0},                                    {WHEN_IMATRIX_8TH, F(Q5_1), F(Q5_0)},             {0}},
-    {"Q4_K_M",  15, F(Q4_K),   F(Q6_K),   {WHEN_MORE_BITS, F(Q6_K), F(Q4_K)},     {WHEN_MORE_BITS, F(Q6_K), F(Q4_K)},               {0}},
-    {"Q4_K_S",  14, F(Q4_K),   F(Q6_K),   {WHEN_FIRST_4, F(Q5_K), F(Q4_K)},       {WHEN_FIRST_8TH, F(Q5_K), F(Q4_K)},               {0}},
-    {"Q4_1",    3,  F(Q4_1),   F(Q6_K),   {0},                                    {0},                                              {0}},
-    {"Q4_0",    2,  F(Q4_0),   F(Q6_K),   {0},                                    {WHEN_IMATRIX_8TH, F(Q4_1), F(Q4_0)},             {0}},
-    {"IQ4_NL",  25, F(IQ4_NL), F(Q6_K),   {WHEN_GQA_4, F(Q5_K), F(IQ4_NL)},       {WHEN_NO_IMATRIX_8TH, F(Q5_K), F(IQ4_NL)},        {0}},
-    {"Q3_K_L",  13, F(Q3_K),   F(Q6_K),   {WHEN_ALWAYS, F(Q5_K), F(Q5_K)},        {WHEN_ALWAYS, F(Q5_K), F(Q5_K)},                  {WHEN_ALWAYS, F(Q5_K), F(Q5_K)}},
-    {"Q3_K_M",  12, F(Q3_K),   F(Q6_K),   {WHEN_FIRST_2, F(Q5_K), F(Q4_K)},       {WHEN_FIRST_16TH, F(Q5_K), F(Q4_K)},              {WHEN_ALWAYS, F(Q4_K), F(Q4_K)}},
-    {"Q3_K_S",  11, F(Q3_K),   F(Q6_K),   {0},                                    {0},                                              {0}},
-    {"Q2_K",    10, F(Q2_K),   F(Q6_K),   {WHEN_GQA_4, F(Q4_K), F(Q3_K)},         {WHEN_ALWAYS, F(Q3_K), F(Q3_K)},                  {WHEN_ALWAYS, F(Q3_K), F(Q3_K)}},
+    /* name     ftype  base       output      values                                 ffn_down                                          attn_output, and of 8 experts */
+    {"F32",     0,  F(F32),    F(F32),    {0},                                    {0},                                              {0}, F(F32)},
+    {"BF16",    32, F(BF16),   F(BF16),   {0},                                    {0},                                              {0}, F(BF16)},
+    {"F16",     1,  F(F16),    F(F16),    {0},                                    {0},                                              {0}, F(F16)},
+    {"Q8_0",    7,  F(Q8_0),   F(Q8_0),   {0},                                    {0},                                              {0}, F(Q8_0)},
+    {"Q6_K",    18, F(Q6_K),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q6_K)},
+    {"Q5_K_M",  17, F(Q5_K),   F(Q6_K),   {WHEN_MORE_BITS, F(Q6_K), F(Q5_K)},     {WHEN_MORE_BITS, F(Q6_K), F(Q5_K)},               {0}, F(Q5_K)},
+    {"Q5_K_S",  16, F(Q5_K),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q5_K)},
+    {"Q5_1",    9,  F(Q5_1),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q5_1)},
+    {"Q5_0",    8,  F(Q5_0),   F(Q6_K),   {0},                                    {WHEN_IMATRIX_8TH, F(Q5_1), F(Q5_0)},             {0}, F(Q5_0)},
+    {"Q4_K_M",  15, F(Q4_K),   F(Q6_K),   {WHEN_MORE_BITS, F(Q6_K), F(Q4_K)},     {WHEN_MORE_BITS, F(Q6_K), F(Q4_K)},               {0}, F(Q5_K)},
+    {"Q4_K_S",  14, F(Q4_K),   F(Q6_K),   {WHEN_FIRST_4, F(Q5_K), F(Q4_K)},       {WHEN_FIRST_8TH, F(Q5_K), F(Q4_K)},               {0}, F(Q5_K)},
+    {"Q4_1",    3,  F(Q4_1),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q4_1)},
+    {"Q4_0",    2,  F(Q4_0),   F(Q6_K),   {0},                                    {WHEN_IMATRIX_8TH, F(Q4_1), F(Q4_0)},             {0}, F(Q4_0)},
+    {"IQ4_NL",  25, F(IQ4_NL), F(Q6_K),   {WHEN_GQA_4, F(Q5_K), F(IQ4_NL)},       {WHEN_NO_IMATRIX_8TH, F(Q5_K), F(IQ4_NL)},        {0}, F(Q5_K)},
+    {"Q3_K_L",  13, F(Q3_K),   F(Q6_K),   {WHEN_ALWAYS, F(Q5_K), F(Q5_K)},        {WHEN_ALWAYS, F(Q5_K), F(Q5_K)},                  {WHEN_ALWAYS, F(Q5_K), F(Q5_K)}, F(Q3_K)},
+    {"Q3_K_M",  12, F(Q3_K),   F(Q6_K),   {WHEN_FIRST_2, F(Q5_K), F(Q4_K)},       {WHEN_FIRST_16TH, F(Q5_K), F(Q4_K)},              {WHEN_ALWAYS, F(Q4_K), F(Q4_K)}, F(Q5_K)},
+    {"Q3_K_S",  11, F(Q3_K),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q5_K)},
+    {"Q2_K",    10, F(Q2_K),   F(Q6_K),   {WHEN_GQA_4, F(Q4_K), F(Q3_K)},         {WHEN_ALWAYS, F(Q3_K), F(Q3_K)},                  {WHEN_ALWAYS, F(Q3_K), F(Q3_K)}, F(Q5_K)},
 };
 /* clang-format on */
 
@@ -38,29 +39,58 @@ const struct recipe *recipe_by_name(const char *name)
     return NULL;
 }
 
-enum category { OUTPUT, TOKEN_EMBD, ATTN_V, ATTN_OUTPUT, FFN_DOWN, OTHER };
+enum category { OUTPUT, TOKEN_EMBD, ATTN_V, ATTN_K, ATTN_OUTPUT, FFN_DOWN, OTHER };
 
 static enum category categorize(const char *name)
 {
+    static const struct {
+        const char *part;
+        enum category category;
+    } parts[] = {
+        {"attn_qkv.weight", ATTN_V},  {"attn_kv_b.weight", ATTN_V},
+        {"attn_v.weight", ATTN_V},    {"attn_k.weight", ATTN_K},
+        {"attn_q.weight", OTHER},     {"attn_output.weight", ATTN_OUTPUT},
+        {"ffn_up", OTHER},            {"ffn_gate", OTHER},
+        {"ffn_down", FFN_DOWN},
+    };
     if (strcmp(name, "output.weight") == 0)
         return OUTPUT;
-    if (strcmp(name, "token_embd.weight") == 0)
+    if (strcmp(name, "token_embd.weight") == 0 || strcmp(name, "per_layer_token_embd.weight") == 0)
         return TOKEN_EMBD;
-    if (strstr(name, "attn_v.weight"))
-        return ATTN_V;
-    if (strstr(name, "attn_output.weight"))
-        return ATTN_OUTPUT;
-    if (strstr(name, "ffn_down"))
-        return FFN_DOWN;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (strstr(name, parts[i].part))
+            return parts[i].category;
     return OTHER;
 }
 
-/* Matrices are quantized, norms are not. */
+/* Matrices are quantized; norms, routers and a number of small ones are not. */
 static bool quantizable(const struct recipe_tensor *t)
 {
+    static const char *const spared[] = {
+        "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel",
+        "per_layer_model_proj", "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight",
+        "indexer.q_proj.weight", "attn_rel_b.weight", ".position_embd", "sam.pos_embd",
+        "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd", ".patch_merger", "a.rvq.codebook",
+        "mm.a.code_embd", "time_mix_first.weight", "time_mix_w0.weight", "time_mix_w1.weight",
+        "time_mix_w2.weight", "time_mix_v0.weight", "time_mix_v1.weight", "time_mix_v2.weight",
+        "time_mix_a0.weight", "time_mix_a1.weight", "time_mix_a2.weight", "time_mix_g1.weight",
+        "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight",
+        "time_mix_lerp_fused.weight",
+    };
     size_t n = strlen(t->name);
-    return t->ndim >= 2 && n >= 6 && strcmp(t->name + n - 6, "weight") == 0 &&
-           !strstr(t->name, "_norm.weight");
+    if (t->ndim < 2 || n < 6 || strcmp(t->name + n - 6, "weight") != 0 ||
+        strcmp(t->name, "position_embd.weight") == 0 || strcmp(t->name, "token_types.weight") == 0)
+        return false;
+    for (size_t i = 0; i < sizeof spared / sizeof *spared; i++)
+        if (strstr(t->name, spared[i]))
+            return false;
+    return true;
+}
+
+/* N of "blk.N.", 0 without one. */
+static uint32_t layer_of(const char *name)
+{
+    return strncmp(name, "blk.", 4) == 0 ? (uint32_t)strtoul(name + 4, NULL, 10) : 0;
 }
 
 static bool holds(enum recipe_when when, const struct recipe_facts *facts, uint32_t i, uint32_t n)
@@ -120,16 +150,26 @@ void recipe_assign(const struct recipe *r, const struct recipe_facts *facts,
         out[i] = NULL;
         if (!quantizable(t))
             continue;
+        if (formats[r->base].plain_float) {
+            out[i] = &formats[id];
+            continue;
+        }
         if (c == OUTPUT || (tied && c == TOKEN_EMBD)) {
             id = t->cols % formats[r->base].block ? FORMAT_Q8_0 : r->output;
         } else if (c == ATTN_V) {
             id = apply(&r->attn_v, id, facts, value++, values);
             if (facts->large && (id == FORMAT_Q3_K || id == FORMAT_Q4_K))
                 id = FORMAT_Q5_K;
+            if (facts->experts == 8)
+                id = FORMAT_Q8_0;
+        } else if (c == ATTN_K && facts->experts == 8) {
+            id = FORMAT_Q8_0;
         } else if (c == ATTN_OUTPUT) {
-            id = apply(&r->attn_output, id, facts, 0, facts->layers);
+            id = facts->experts == 8 ? r->attn_output_8
+                                     : apply(&r->attn_output, id, facts, 0, facts->layers);
         } else if (c == FFN_DOWN) {
-            id = apply(&r->ffn_down, id, facts, down++, facts->layers);
+            uint32_t layer = facts->experts > 1 ? layer_of(t->name) : down++;
+            id = apply(&r->ffn_down, id, facts, layer, facts->layers);
         }
         out[i] = &formats[fit(id, t->cols)];
     }

@@ -35,6 +35,7 @@ struct recipe {
     enum format_id base;       /* the default format */
     enum format_id output;     /* of output.weight, or of the embedding that stands in for it */
     struct recipe_rule attn_v, ffn_down, attn_output; /* WHEN_NEVER: the default format */
+    enum format_id attn_output_8; /* attn_output of models with 8 experts, in place of the rule */
 };
 
 enum { RECIPE_COUNT = 18 };
@@ -52,6 +53,7 @@ struct recipe_tensor {
 
 struct recipe_facts {
     uint32_t layers, heads, kv_heads;
+    uint32_t experts; /* 0: dense */
     bool large; /* llama.cpp calls it a 70B: values get more bits */
     bool imatrix;
 };

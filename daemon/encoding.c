@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,14 +22,17 @@ static uint64_t gcd(uint64_t a, uint64_t b)
     return a;
 }
 
+/* Least common multiple of two block lengths, which are powers of two. */
+static uint64_t common_block(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
 static int set_geometry(struct encoding *e, struct error *err)
 {
     const struct format *f = e->format;
-    uint64_t row_size, unit = e->view.cols;
-    if (e->view.cols == 0 || e->view.cols % f->block)
+    uint64_t row_size, unit = e->view.cols, block = common_block(f->block, e->dtype->block);
+    if (e->view.cols == 0 || e->view.cols % block)
         return error_set(err, -ENOTSUP,
-                         "tensor \"%s\": width %" PRIu64 " is no multiple of %s's block of %u",
-                         e->name, e->view.cols, f->title, f->block);
+                         "tensor \"%s\": width %" PRIu64 " is no multiple of %s's block of %" PRIu64,
+                         e->name, e->view.cols, f->title, block);
     if (__builtin_mul_overflow(e->view.rows, e->view.cols, &e->weights) ||
         !format_bytes(f, e->weights, &e->size) || !format_bytes(f, e->view.cols, &row_size))
         return error_set(err, -EINVAL, "tensor \"%s\" is too large", e->name);
@@ -39,7 +43,7 @@ static int set_geometry(struct encoding *e, struct error *err)
                              "tensor \"%s\": a row of %" PRIu64
                              " weights is too long for %s with an importance matrix",
                              e->name, e->view.cols, f->title);
-        unit = f->block;
+        unit = block;
     }
     uint64_t unit_size = unit / f->block * f->block_size;
     uint64_t aligned = TILE_ALIGNMENT / gcd(unit_size, TILE_ALIGNMENT) * unit_size;
@@ -48,7 +52,7 @@ static int set_geometry(struct encoding *e, struct error *err)
     e->tile_size = (uint32_t)(steps * step);
     e->tile_weights = steps * step / f->block_size * f->block;
     e->tile_count = e->size ? (e->size - 1) / e->tile_size + 1 : 0;
-    uint64_t part = whole || e->view.cols < PART_WEIGHTS ? e->view.cols : f->block;
+    uint64_t part = whole || e->view.cols < PART_WEIGHTS ? e->view.cols : block;
     e->part_weights = part >= PART_WEIGHTS ? part : PART_WEIGHTS / part * part;
     return 0;
 }
@@ -68,31 +72,52 @@ static void hash_text(crypto_hash_sha256_state *state, const char *s)
     hash(state, s, strlen(s));
 }
 
+/* The input's tensor, and the identity of the file that it lies in. */
+static void hash_input(crypto_hash_sha256_state *state, const struct encoding_input *input)
+{
+    const struct source_identity *id = source_identity(input->source);
+    hash_u64(state, input->offset);
+    hash_u64(state, source_filesystem(input->source));
+    hash_u64(state, id->inode);
+    hash_u64(state, id->size);
+    hash_u64(state, (uint64_t)id->mtime_ns);
+    hash_u64(state, (uint64_t)id->ctime_ns);
+}
+
+static void hash_view(crypto_hash_sha256_state *state, const struct view *v)
+{
+    uint32_t add;
+    memcpy(&add, &v->add, sizeof add);
+    hash_u64(state, v->rows);
+    hash_u64(state, v->cols);
+    hash_u64(state, v->first_row);
+    hash_u64(state, v->order);
+    hash_u64(state, v->heads);
+    hash_u64(state, add);
+    hash_u64(state, v->scale_rows);
+    hash_u64(state, v->scale_cols);
+}
+
 /* Everything that the bytes follow from, each field with its length or of fixed size. Paths and
  * device numbers stay out, so that machines which mount one disk share objects. */
 static void set_key(struct encoding *e)
 {
-    const struct source_identity *id = source_identity(e->source);
     crypto_hash_sha256_state state;
     crypto_hash_sha256_init(&state);
-    hash_text(&state, "quantfs encoding 1");
+    hash_text(&state, "quantfs encoding 2");
     hash_text(&state, e->format->name);
     hash_u64(&state, e->format->version);
     hash_text(&state, e->dtype->name);
-    hash_u64(&state, e->view.rows);
-    hash_u64(&state, e->view.cols);
-    hash_u64(&state, e->view.rope_heads);
-    hash_u64(&state, e->offset);
-    hash_u64(&state, source_filesystem(e->source));
-    hash_u64(&state, id->inode);
-    hash_u64(&state, id->size);
-    hash_u64(&state, (uint64_t)id->mtime_ns);
-    hash_u64(&state, (uint64_t)id->ctime_ns);
-    hash_u64(&state, e->importance ? e->view.cols : 0);
-    if (e->importance) {
+    hash_text(&state, e->scale_dtype ? e->scale_dtype->name : "");
+    hash_view(&state, &e->view);
+    hash_u64(&state, e->input_count);
+    for (uint32_t i = 0; i < e->input_count; i++)
+        hash_input(&state, &e->inputs[i]);
+    uint64_t count = e->importance ? e->view.matrices * e->view.cols : 0;
+    hash_u64(&state, count);
+    if (count) {
         uint8_t digest[crypto_hash_sha256_BYTES];
-        crypto_hash_sha256(digest, (const uint8_t *)e->importance,
-                           e->view.cols * sizeof *e->importance);
+        crypto_hash_sha256(digest, (const uint8_t *)e->importance, count * sizeof *e->importance);
         hash(&state, digest, sizeof digest);
     }
     crypto_hash_sha256_final(&state, e->key);
@@ -100,25 +125,37 @@ static void set_key(struct encoding *e)
 
 /* ---- life ---- */
 
-int encoding_new(const struct format *format, const struct view *view, struct source *source,
-                 struct calibration *calibration, const float *importance, struct encoding **out,
-                 struct error *err)
+static void add_input(struct encoding *e, const struct tensor *t, struct source *const *sources)
+{
+    e->inputs[e->input_count++] =
+        (struct encoding_input){source_ref(sources[t->file]), t->offset};
+}
+
+int encoding_new(const struct format *format, const struct view *view,
+                 struct source *const *sources, struct calibration *calibration,
+                 const float *importance, struct encoding **out, struct error *err)
 {
     const struct tensor *t = view->tensor;
-    if (!t->dtype->widen)
+    if (!t->dtype->widen || (view->scale && !view->scale->dtype->widen))
         return error_set(err, -ENOTSUP, "tensor \"%s\" is stored as %s, which cannot be encoded",
                          t->name, t->dtype->name);
-    struct encoding *e = calloc(1, sizeof *e);
+    uint32_t inputs = view->stack_count + (view->scale != NULL);
+    struct encoding *e = calloc(1, sizeof *e + inputs * sizeof *e->inputs);
     if (!e)
         return error_set(err, -ENOMEM, "out of memory");
     e->refs = 1;
     e->format = format;
     e->dtype = t->dtype;
-    e->offset = t->offset;
     e->view = *view;
-    e->view.tensor = NULL;
+    for (uint32_t i = 0; i < view->stack_count; i++)
+        add_input(e, view->stack ? view->stack[i] : t, sources);
+    if (view->scale) {
+        e->scale_dtype = view->scale->dtype;
+        add_input(e, view->scale, sources);
+    }
+    e->view.tensor = e->view.scale = NULL;
+    e->view.stack = NULL;
     e->cached = !format->plain_float;
-    e->source = source_ref(source);
     if (format->importance && importance) {
         e->calibration = calibration_ref(calibration);
         e->importance = importance;
@@ -134,6 +171,15 @@ int encoding_new(const struct format *format, const struct view *view, struct so
     return 0;
 }
 
+int encoding_check(const struct encoding *e, struct error *err)
+{
+    int rc = 0;
+    for (uint32_t i = 0; !rc && i < e->input_count; i++)
+        if (i == 0 || e->inputs[i].source != e->inputs[i - 1].source)
+            rc = source_check(e->inputs[i].source, err);
+    return rc;
+}
+
 struct encoding *encoding_ref(struct encoding *e)
 {
     e->refs++;
@@ -145,7 +191,8 @@ void encoding_unref(struct encoding *e)
     if (!e || --e->refs)
         return;
     calibration_unref(e->calibration);
-    source_unref(e->source);
+    for (uint32_t i = 0; i < e->input_count; i++)
+        source_unref(e->inputs[i].source);
     free(e->name);
     free(e);
 }
@@ -169,56 +216,123 @@ uint32_t encoding_parts(const struct encoding *e, uint64_t index)
     return (uint32_t)((tile_weights(e, index) - 1) / e->part_weights + 1);
 }
 
-/* Names the first weight that is not finite in elements that start at weight `first`. */
+/* A message about weight `at`: which file, tensor and row it is from. */
+static int bad_weight(const struct encoding *e, uint64_t at, const char *problem,
+                      struct error *err)
+{
+    uint32_t which;
+    uint64_t row = view_source_row(&e->view, at / e->view.cols, &which);
+    char part[32] = "";
+    if (e->view.stack_count > 1)
+        snprintf(part, sizeof part, " + %" PRIu32, which);
+    return error_set(err, -EINVAL, "%s: tensor \"%s\"%s, row %" PRIu64 ", column %" PRIu64 ": %s",
+                     source_path(e->inputs[which].source), e->name, part, row,
+                     at % e->view.cols, problem);
+}
+
+static size_t raw_size(const struct dtype *t, size_t n) { return n / t->block * t->block_size; }
+
+/* Finds the first weight that is not finite among n that start at weight `first`. */
 static int not_finite(const struct encoding *e, uint64_t first, const uint8_t *raw, size_t n,
                       struct error *err)
 {
-    size_t i = 0;
-    while (i + 1 < n && e->dtype->finite(raw + i * e->dtype->bits / 8, 1))
-        i++;
-    return error_set(err, -EINVAL,
-                     "%s: tensor \"%s\", row %" PRIu64 ", column %" PRIu64
-                     ": the weight is not finite",
-                     source_path(e->source), e->name,
-                     view_source_row(&e->view, (first + i) / e->view.cols),
-                     (first + i) % e->view.cols);
+    size_t i = 0, step = e->dtype->block;
+    while (i + step < n && dtype_finite(e->dtype, raw + raw_size(e->dtype, i), step))
+        i += step;
+    return bad_weight(e, first + i, "the weight is not finite", err);
 }
 
 /* Reads the elements of weights [first, first + n), in the view's order. */
 static int read_elements(const struct encoding *e, uint64_t first, size_t n, uint8_t *raw,
                          struct error *err)
 {
-    size_t width = e->dtype->bits / 8;
-    if (!e->view.rope_heads)
-        return source_read(e->source, raw, e->offset + first * width, n * width, err);
+    uint64_t cols = e->view.cols, each = e->view.rows / e->view.stack_count;
     while (n) {
-        uint64_t row = first / e->view.cols, col = first % e->view.cols;
-        uint64_t left = e->view.cols - col;
+        uint32_t which;
+        uint64_t row = first / cols, col = first % cols;
+        uint64_t at = view_source_row(&e->view, row, &which);
+        /* what lies together: a row, or all rows that are left of the tensor */
+        uint64_t rows = e->view.order == ROWS_AS_STORED ? each - row % each : 1;
+        uint64_t left = rows * cols - col;
         size_t run = n < left ? n : (size_t)left;
-        uint64_t at = view_source_row(&e->view, row) * e->view.cols + col;
-        int rc = source_read(e->source, raw, e->offset + at * width, run * width, err);
+        const struct encoding_input *in = &e->inputs[which];
+        uint64_t offset = (at * cols + col) / e->dtype->block * e->dtype->block_size;
+        size_t size = raw_size(e->dtype, run);
+        int rc = source_read(in->source, raw, in->offset + offset, size, err);
         if (rc)
             return rc;
         first += run;
         n -= run;
-        raw += run * width;
+        raw += size;
     }
     return 0;
 }
 
-/* Encodes weights [first, first + n): as many whole rows at a time as there are, and what is cut
- * off a row at either end. */
+/* Multiplies weights of one row, columns [col, col + n), by their scales. */
+static int scale_row(const struct encoding *e, uint64_t row, uint64_t col, size_t n, float *weights,
+                     struct error *err)
+{
+    uint32_t which;
+    const struct view *v = &e->view;
+    const struct encoding_input *in = &e->inputs[e->input_count - 1];
+    uint64_t per_row = (v->cols - 1) / v->scale_cols + 1;
+    uint64_t scale_row = view_source_row(v, row, &which) / v->scale_rows;
+    for (size_t i = 0; i < n;) {
+        uint64_t block = (col + i) / v->scale_cols, left = (block + 1) * v->scale_cols - col - i;
+        size_t run = n - i < left ? n - i : (size_t)left;
+        uint8_t raw[8];
+        float scale;
+        int rc = source_read(in->source, raw,
+                             in->offset + (scale_row * per_row + block) * e->scale_dtype->block_size,
+                             e->scale_dtype->block_size, err);
+        if (rc)
+            return rc;
+        e->scale_dtype->widen(raw, 1, &scale);
+        for (size_t k = 0; k < run; k++)
+            weights[i + k] *= scale;
+        i += run;
+    }
+    return 0;
+}
+
+/* The view's elementwise step, over weights [first, first + n). */
+static int transform(const struct encoding *e, uint64_t first, size_t n, float *weights,
+                     struct error *err)
+{
+    view_add(&e->view, e->dtype, weights, n);
+    for (size_t done = 0; e->scale_dtype && done < n;) {
+        uint64_t row = (first + done) / e->view.cols, col = (first + done) % e->view.cols;
+        uint64_t left = e->view.cols - col;
+        size_t run = n - done < left ? n - done : (size_t)left;
+        int rc = scale_row(e, row, col, run, weights + done, err);
+        if (rc)
+            return rc;
+        done += run;
+    }
+    return 0;
+}
+
+/* Encodes weights [first, first + n): as many whole rows of a matrix at a time as there are, and
+ * what is cut off a row at either end. */
 static void encode(const struct encoding *e, const float *weights, uint64_t first, size_t n,
                    uint8_t *out)
 {
     const struct format *f = e->format;
+    uint64_t width = e->view.cols, matrix_rows = e->view.rows / e->view.matrices;
     while (n) {
-        size_t cols = (size_t)e->view.cols, col = (size_t)(first % cols), rows = n / cols;
+        uint64_t row = first / width, col = first % width;
+        size_t cols = (size_t)width, rows = n / cols;
+        const float *importance = e->importance;
+        if (importance) {
+            uint64_t left = matrix_rows - row % matrix_rows;
+            rows = rows < left ? rows : (size_t)left;
+            importance += row / matrix_rows * width + col;
+        }
         if (col || !rows) {
-            cols = n < cols - col ? n : cols - col;
+            cols = n < width - col ? n : (size_t)(width - col);
             rows = 1;
         }
-        f->encode(weights, rows, cols, e->importance ? e->importance + col : NULL, out);
+        f->encode(weights, rows, cols, importance, out);
         weights += rows * cols;
         first += rows * cols;
         n -= rows * cols;
@@ -236,26 +350,26 @@ int encoding_make_part(const struct encoding *e, uint64_t index, uint32_t part, 
     out += start / f->block * f->block_size;
 
     /* The same type on both sides: what is read is what is written. */
-    bool copy = e->dtype->format == f;
-    uint8_t *raw = copy ? out : scratch_get(scratch, 0, n * e->dtype->bits / 8);
+    bool copy = e->dtype->format == f && view_keeps_values(&e->view);
+    uint8_t *raw = copy ? out : scratch_get(scratch, 0, raw_size(e->dtype, n));
     float *rows = copy ? NULL : scratch_get(scratch, 1, n * sizeof *rows);
     if (!raw || (!copy && !rows))
         return error_set(err, -ENOMEM, "out of memory");
     int rc = read_elements(e, first, n, raw, err);
     if (rc)
         return rc;
-    if (!e->dtype->finite(raw, n))
+    if (!dtype_finite(e->dtype, raw, n))
         return not_finite(e, first, raw, n, err);
     if (copy)
         return 0;
     e->dtype->widen(raw, n, rows);
+    rc = transform(e, first, n, rows, err);
+    if (rc)
+        return rc;
     encode(e, rows, first, n, out);
     uint64_t blocks = n / f->block, bad = format_first_invalid(f, out, blocks);
     if (bad < blocks)
-        return error_set(err, -EINVAL,
-                         "%s: tensor \"%s\", row %" PRIu64 ": the weights are too large for %s",
-                         source_path(e->source), e->name,
-                         view_source_row(&e->view, (first + bad * f->block) / e->view.cols),
-                         f->title);
+        return bad_weight(e, first + bad * f->block, "the weights are too large for the format",
+                          err);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * An encoding is all that decides a run of packed bytes: a view of a source tensor, a format, and
+ * An encoding is all that decides a run of packed bytes: a view of source tensors, a format, and
  * the importance of its columns. Its bytes are cut into tiles, runs of whole rows, which are made,
  * cached and forgotten one by one.
  *
@@ -25,15 +25,20 @@ enum {
     KEY_SIZE = 32,          /* SHA-256 */
 };
 
+/* Where a source tensor's bytes begin. */
+struct encoding_input {
+    struct source *source;
+    uint64_t offset;
+};
+
 struct encoding {
     _Atomic unsigned refs;
     const struct format *format;
-    struct source *source;
     const struct dtype *dtype;
-    uint64_t offset;              /* of the tensor's bytes in the source */
-    struct view view;             /* view.tensor is not kept: NULL */
+    struct view view;             /* its tensors are not kept: see inputs */
+    const struct dtype *scale_dtype; /* of the view's scale, which is the last input; or NULL */
     struct calibration *calibration;
-    const float *importance;      /* view.cols weights in the calibration, or NULL */
+    const float *importance;      /* view.matrices * view.cols weights in the calibration, or NULL */
     char *name;                   /* the tensor's, for messages */
     bool cached;                  /* worth a place in the tile cache */
     uint8_t key[KEY_SIZE];        /* SHA-256 over all that decides the bytes, without paths */
@@ -43,14 +48,20 @@ struct encoding {
     uint32_t tile_size;           /* bytes, likewise */
     uint64_t tile_count;
     uint64_t part_weights;
+    uint32_t input_count;
+    struct encoding_input inputs[]; /* one for each of the view's tensors */
 };
 
-/* Takes references on source and calibration. importance points into the calibration.
+/* sources: by a tensor's file number. Takes references on those it needs and on the calibration,
+ * into which importance points.
  * -ENOTSUP where the tensor cannot be packed so (width, element type, a row too long), with a
  * sentence. One reference is the caller's. */
-int encoding_new(const struct format *format, const struct view *view, struct source *source,
-                 struct calibration *calibration, const float *importance, struct encoding **out,
-                 struct error *err);
+int encoding_new(const struct format *format, const struct view *view,
+                 struct source *const *sources, struct calibration *calibration,
+                 const float *importance, struct encoding **out, struct error *err);
+/* 0 while all sources are what they were, else as source_check. */
+int encoding_check(const struct encoding *e, struct error *err);
+
 struct encoding *encoding_ref(struct encoding *e);
 void encoding_unref(struct encoding *e);
 

@@ -466,7 +466,7 @@ int tile_get(struct tiles *t, struct encoding *e, uint64_t index, enum job_class
              struct tile **out, struct error *err)
 {
     /* What is in memory or in the cache is old once the source has changed. */
-    int rc = source_check(e->source, err);
+    int rc = encoding_check(e, err);
     if (rc)
         return rc;
     pthread_mutex_lock(&t->lock);

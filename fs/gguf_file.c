@@ -208,8 +208,7 @@ static int add_tensor(const struct checkpoint *c, const struct model_tensor *t,
         if (f != t->stored)
             rc = gguf_importance(c, t, &importance, err);
         if (!rc)
-            rc = encoding_new(f, &t->view, c->shards[t->view.tensor->file], c->calibration,
-                              importance, &e, err);
+            rc = encoding_new(f, &t->view, c->shards, c->calibration, importance, &e, err);
         if (rc)
             return rc;
         image_add_tensor(image, e);

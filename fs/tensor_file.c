@@ -12,7 +12,8 @@ static bool fits(const struct tensor *t, unsigned form)
     if (form == FORM_STORED)
         return true;
     const struct format *f = &formats[form - 1];
-    return t->ndim == 2 && t->elements && t->dtype->widen && t->dtype->format != f &&
+    return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled &&
+           t->dtype->format != f &&
            t->shape[1] % f->block == 0;
 }
 
@@ -61,8 +62,8 @@ int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned
         const float *importance;
         rc = importance_of(c, t, &importance, err);
         if (!rc)
-            rc = encoding_new(&formats[form - 1], &view, c->shards[t->file], c->calibration,
-                              importance, &e, err);
+            rc = encoding_new(&formats[form - 1], &view, c->shards, c->calibration, importance, &e,
+                              err);
         if (!rc) {
             image_add_tensor(image, e);
             encoding_unref(e);
@@ -87,7 +88,7 @@ char *tensor_info(const struct checkpoint *c, const struct tensor *t)
             json_object_set_new(
                 forms, tensor_form_name(t, form),
                 json_pack("{s:I, s:f}", "bytes", (json_int_t)tensor_form_size(t, form), "bpw",
-                          form == FORM_STORED ? t->dtype->bits : format_bpw(&formats[form - 1])));
+                          form == FORM_STORED ? dtype_bits(t->dtype) : format_bpw(&formats[form - 1])));
     json_object_set_new(root, "name", json_string(t->name));
     json_object_set_new(root, "dtype", json_string(t->dtype->name));
     json_object_set_new(root, "shape", shape);
