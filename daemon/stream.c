@@ -24,14 +24,17 @@ bool stream_advance(struct stream *s, uint64_t offset, uint64_t size, uint64_t *
     uint64_t end = offset + size;
     bool more = false;
     pthread_mutex_lock(&s->lock);
-    if (offset + STREAM_DISORDER < s->next || offset > s->next + STREAM_DISORDER) {
+    bool follows = s->run && offset + STREAM_DISORDER >= s->next &&
+                   offset <= s->next + STREAM_DISORDER;
+    if (!follows) {
         s->run = size;
         s->window = STREAM_WINDOW_MIN;
         s->start = offset;
         s->next = s->ahead = end;
-    } else if (end > s->next) {
-        s->run += end - s->next;
-        s->next = end;
+    } else {
+        s->run += size;
+        if (s->next < end)
+            s->next = end;
     }
     if (s->ahead < s->next)
         s->ahead = s->next;

@@ -17,7 +17,8 @@ struct stream {
     pthread_mutex_t lock;
     uint64_t readahead; /* the kernel's window; two of them in a row make a stream, for one is asked
                            for at a single page fault */
-    uint64_t start, next, run, ahead, window; /* by lock */
+    uint64_t start, next, ahead, window; /* by lock */
+    uint64_t run;                        /* bytes read since the last jump; 0: none yet; by lock */
 };
 
 void stream_init(struct stream *s, uint64_t readahead);

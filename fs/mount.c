@@ -146,21 +146,29 @@ static int check_mount_point(const char *given, const char *store, char *out)
 
 /* ---- readiness ---- */
 
-/* The kernel's read-ahead is per mount and only root may raise it. */
-static void raise_readahead(const char *mount_point, uint64_t bytes)
+/* The kernel's read-ahead is per mount and only root may raise it. What it is in the end tells
+ * when reads make a stream. */
+static void set_readahead(struct session *s)
 {
     struct stat st;
     char path[64], text[32];
-    if (!bytes || stat(mount_point, &st))
+    uint64_t wanted = s->options->readahead >> 10;
+    if (stat(s->mount_point, &st))
         return;
     snprintf(path, sizeof path, "/sys/class/bdi/%u:%u/read_ahead_kb", major(st.st_dev),
              minor(st.st_dev));
-    int n = snprintf(text, sizeof text, "%llu", (unsigned long long)(bytes >> 10));
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, text, (size_t)n) != n)
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    int n = snprintf(text, sizeof text, "%llu", (unsigned long long)wanted);
+    if (wanted && (fd < 0 || write(fd, text, (size_t)n) != n))
         log_info("read-ahead stays as it is: %s: %s", path, strerror(errno));
-    else
-        log_info("read-ahead is %s KiB", text);
+    if (fd < 0)
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    n = fd < 0 ? -1 : (int)pread(fd, text, sizeof text - 1, 0);
+    if (n > 0) {
+        text[n] = '\0';
+        s->service.tree.readahead = strtoull(text, NULL, 10) << 10;
+    }
+    log_info("read-ahead is %llu KiB", (unsigned long long)s->service.tree.readahead >> 10);
     if (fd >= 0)
         close(fd);
 }
@@ -184,7 +192,7 @@ static void *announce(void *argument)
     struct stat st;
     if (stat(s->mount_point, &st))
         return NULL; /* the session has ended before it began; the main thread says why */
-    raise_readahead(s->mount_point, s->options->readahead);
+    set_readahead(s);
     log_info("%s is ready on %s", store_path(s->service.tree.store), s->mount_point);
     set_log(s);
     if (s->ready >= 0) {

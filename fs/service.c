@@ -30,6 +30,7 @@ int service_open(struct service *s, const char *store, struct options *options, 
     *s = (struct service){.options = options};
     s->tree.stats = &s->stats;
     s->tree.options = options;
+    s->tree.readahead = READAHEAD_DEFAULT;
     clock_gettime(CLOCK_REALTIME, &s->tree.started);
     clock_gettime(CLOCK_BOOTTIME, &s->tree.booted);
     if (sodium_init() < 0)

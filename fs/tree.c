@@ -579,7 +579,7 @@ int tree_open(struct tree *t, uint64_t id, struct file **out)
         return -ENOMEM;
     }
     node_path(n, c, f->path);
-    stream_init(&f->stream, t->options->readahead);
+    stream_init(&f->stream, t->readahead);
     if (n.kind == CONTROL) {
         char *text = control_text(t, n.item);
         f->text = text ? bytes_new(text, strlen(text)) : NULL;

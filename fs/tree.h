@@ -20,7 +20,10 @@
 
 #include <sys/stat.h>
 
-enum { TREE_ROOT = 1 };
+enum {
+    TREE_ROOT = 1,
+    READAHEAD_DEFAULT = 128 << 10, /* of a mount that nobody has tuned */
+};
 
 struct tree {
     struct store *store;
@@ -28,6 +31,7 @@ struct tree {
     struct cache *cache; /* NULL: none */
     struct stats *stats;
     const struct options *options;
+    _Atomic uint64_t readahead; /* bytes that the kernel reads ahead in this mount */
     struct timespec started, booted; /* the same moment by two clocks: the time of day, and since
                                         boot */
 };

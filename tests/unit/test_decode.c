@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The way from bytes to floats: hand-made blocks of every format, blocks that come back when they
- * are encoded again, conversions of 16-bit floats, and the element types of checkpoints.
+ * are encoded again, and conversions of 16-bit floats.
  */
-#include "codec/dtype.h"
 #include "codec/float16.h"
 #include "codec/format.h"
 #include "tests/unit/pattern.h"
@@ -247,137 +246,6 @@ static void test_nan_to_bfloat16(void **state)
         assert_int_equal(bf16_from_f32(f32_from_bits(cases[i].bits)), cases[i].bfloat16);
 }
 
-/* ---- element types ---- */
-
-static const struct {
-    const char *name, *lower;
-    unsigned bits;
-    const char *format; /* with the same bytes, or NULL */
-    bool widens;
-} types[DTYPE_COUNT] = {
-    {"F32", "f32", 32, "f32", true},
-    {"F16", "f16", 16, "f16", true},
-    {"BF16", "bf16", 16, "bf16", true},
-    {"F64", "f64", 64, NULL, true},
-    {"BOOL", "bool", 8, NULL, false},
-    {"U8", "u8", 8, NULL, false},
-    {"I8", "i8", 8, NULL, false},
-    {"I16", "i16", 16, NULL, false},
-    {"U16", "u16", 16, NULL, false},
-    {"I32", "i32", 32, NULL, false},
-    {"U32", "u32", 32, NULL, false},
-    {"I64", "i64", 64, NULL, false},
-    {"U64", "u64", 64, NULL, false},
-    {"C64", "c64", 64, NULL, false},
-    {"F8_E4M3", "f8_e4m3", 8, NULL, false},
-    {"F8_E5M2", "f8_e5m2", 8, NULL, false},
-    {"F8_E8M0", "f8_e8m0", 8, NULL, false},
-    {"F8_E4M3FNUZ", "f8_e4m3fnuz", 8, NULL, false},
-    {"F8_E5M2FNUZ", "f8_e5m2fnuz", 8, NULL, false},
-    {"F6_E2M3", "f6_e2m3", 6, NULL, false},
-    {"F6_E3M2", "f6_e3m2", 6, NULL, false},
-    {"F4", "f4", 4, NULL, false},
-};
-
-static void test_every_element_type(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < DTYPE_COUNT; i++) {
-        const struct dtype *t = dtype_by_name(types[i].name);
-        assert_non_null(t);
-        assert_string_equal(t->name, types[i].name);
-        assert_string_equal(t->lower, types[i].lower);
-        assert_int_equal(t->bits, types[i].bits);
-        assert_int_equal(t->widen != NULL, types[i].widens);
-        assert_int_equal(t->finite != NULL, types[i].widens);
-        assert_ptr_equal(t->format, types[i].format ? format_by_name(types[i].format) : NULL);
-        uint64_t bytes;
-        assert_true(dtype_bytes(t, 24, &bytes));
-        assert_int_equal(bytes, 3 * types[i].bits);
-        assert_false(dtype_bytes(t, UINT64_MAX / types[i].bits + 1, &bytes));
-    }
-}
-
-static void test_names_of_no_element_type(void **state)
-{
-    (void)state;
-    static const char *const none[] = {"", "f32", "F", "F320", "F32 ", "INT8", "F8", "F128"};
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        assert_null(dtype_by_name(none[i]));
-}
-
-static void test_elements_that_do_not_end_at_a_byte(void **state)
-{
-    (void)state;
-    uint64_t bytes;
-    assert_false(dtype_bytes(dtype_by_name("F4"), 3, &bytes));
-    assert_true(dtype_bytes(dtype_by_name("F4"), 2, &bytes));
-    assert_int_equal(bytes, 1);
-    assert_false(dtype_bytes(dtype_by_name("F6_E2M3"), 2, &bytes));
-    assert_true(dtype_bytes(dtype_by_name("F6_E2M3"), 4, &bytes));
-    assert_int_equal(bytes, 3);
-    assert_true(dtype_bytes(dtype_by_name("F6_E3M2"), 0, &bytes));
-    assert_int_equal(bytes, 0);
-}
-
-/* Three elements from an odd address, for tensors need not be aligned. */
-static void test_widening(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *type, *elements;
-        float widened[3];
-    } cases[] = {
-        {"F32", "0000803f 01000000 000000c0", {1, 0x1p-149f, -2}},
-        {"F16", "003c 0100 00c0", {1, 0x1p-24f, -2}},
-        {"BF16", "803f 0100 00c0", {1, 0x1p-133f, -2}},
-        {"F64", "000000000000f03f 010000101000f03f 00000000000000c0",
-         {1, 0x1.000102p+0f, -2}},      /* rounded to nearest */
-        {"F64", "000000100000f03f 000000300000f03f 0000000000000080",
-         {1, 0x1.000004p+0f, -0.0f}},   /* halfway: to even */
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const struct dtype *t = dtype_by_name(cases[i].type);
-        uint8_t bytes[25];
-        float widened[3];
-        assert_int_equal(pattern_bytes(cases[i].elements, bytes + 1, 24), 3 * t->bits / 8);
-        t->widen(bytes + 1, 3, widened);
-        assert_memory_equal(widened, cases[i].widened, sizeof widened);
-        assert_true(t->finite(bytes + 1, 3));
-    }
-}
-
-/* One element that is not finite among many is found wherever it stands. */
-static void test_elements_that_are_not_finite(void **state)
-{
-    (void)state;
-    enum { COUNT = 67 };
-    static const struct {
-        const char *type, *element;
-        bool finite;
-    } cases[] = {
-        {"F32", "ffff7f7f", true},          {"F32", "0000807f", false},
-        {"F32", "000080ff", false},         {"F32", "010080ff", false},
-        {"F16", "ff7b", true},              {"F16", "007c", false},
-        {"F16", "00fc", false},             {"F16", "017e", false},
-        {"BF16", "7f7f", true},             {"BF16", "807f", false},
-        {"BF16", "80ff", false},            {"BF16", "c17f", false},
-        {"F64", "000000e0ffffef47", true},  /* the largest float */
-        {"F64", "000000f0ffffef47", false}, /* it becomes infinite */
-        {"F64", "000000000000f07f", false}, {"F64", "010000000000f0ff", false},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const struct dtype *t = dtype_by_name(cases[i].type);
-        size_t width = t->bits / 8;
-        for (size_t at = 0; at < COUNT; at++) {
-            uint8_t elements[8 * COUNT] = {0};
-            pattern_bytes(cases[i].element, elements + at * width, width);
-            assert_int_equal(t->finite(elements, COUNT), cases[i].finite);
-            assert_true(t->finite(elements, at));
-        }
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -391,11 +259,6 @@ int main(void)
         cmocka_unit_test(test_every_bfloat16_comes_back),
         cmocka_unit_test(test_rounding_to_bfloat16),
         cmocka_unit_test(test_nan_to_bfloat16),
-        cmocka_unit_test(test_every_element_type),
-        cmocka_unit_test(test_names_of_no_element_type),
-        cmocka_unit_test(test_elements_that_do_not_end_at_a_byte),
-        cmocka_unit_test(test_widening),
-        cmocka_unit_test(test_elements_that_are_not_finite),
     };
     return cmocka_run_group_tests_name("decode", tests, NULL, NULL);
 }

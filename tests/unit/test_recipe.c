@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * llama-quantize's choice of formats, spelled out: which layers of a 32-layer model get what from
- * each recipe, and what widths, ties, grouped heads and importance matrices change about it.
+ * each recipe, and what widths, ties, grouped heads, experts and importance matrices change.
  */
 #include "codec/recipe.h"
 
@@ -191,7 +191,8 @@ static void test_every_recipe_on_32_layers(void **state)
     static const uint32_t kv_heads[] = {32, 16, 9, 8, 4, 1, 0};
     for (size_t i = 0; i < sizeof kv_heads / sizeof *kv_heads; i++)
         for (int imatrix = 0; imatrix < 2; imatrix++)
-            check_recipes(&(struct recipe_facts){32, 32, kv_heads[i], false, imatrix});
+            check_recipes(&(struct recipe_facts){
+                .layers = 32, .heads = 32, .kv_heads = kv_heads[i], .imatrix = imatrix});
 }
 
 static void test_more_bits_for_other_depths(void **state)
@@ -213,7 +214,7 @@ static void test_more_bits_for_other_depths(void **state)
     for (size_t i = 0; i < sizeof depths / sizeof *depths; i++) {
         uint32_t n = depths[i].layers;
         make_model(n, true, 2048, 5632);
-        assign("Q4_K_M", &(struct recipe_facts){n, 32, 4, false, false});
+        assign("Q4_K_M", &(struct recipe_facts){.layers = n, .heads = 32, .kv_heads = 4});
         check_layers("Q4_K_M", n, "attn_v", depths[i].more, "Q6_K", "Q4_K");
         check_layers("Q4_K_M", n, "ffn_down", depths[i].more, "Q6_K", "Q4_K");
     }
@@ -241,7 +242,7 @@ static void test_first_layers_of_other_depths(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         uint32_t n = cases[i].layers;
         make_model(n, false, 4096, 11008);
-        assign(cases[i].recipe, &(struct recipe_facts){n, 32, 32, false, cases[i].imatrix});
+        assign(cases[i].recipe, &(struct recipe_facts){.layers = n, .imatrix = cases[i].imatrix});
         check_layers(cases[i].recipe, n, "attn_v", cases[i].values, cases[i].in_values,
                      cases[i].elsewhere);
         check_layers(cases[i].recipe, n, "ffn_down", cases[i].down, cases[i].in_down,
@@ -261,7 +262,7 @@ static void test_what_is_counted(void **state)
         snprintf(name, sizeof name, "blk.%u.ffn_down.weight", i);
         add(name, 2, 4096);
     }
-    assign("Q4_K_M", &(struct recipe_facts){32, 32, 32, false, false});
+    assign("Q4_K_M", &(struct recipe_facts){.layers = 32});
     static const char *const values[] = {"Q6_K", "Q4_K", "Q4_K", "Q6_K", /* 8: 0 3 6 7 */
                                          "Q4_K", "Q4_K", "Q6_K", "Q6_K"};
     static const char *const down[] = {"Q6_K", "Q6_K", "Q6_K", "Q6_K", /* 32: 0-3 6 */
@@ -277,8 +278,19 @@ static void test_a_tied_embedding_is_the_output(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         make_model(2, true, 4096, 11008);
-        assign(table[i].recipe, &(struct recipe_facts){2, 32, 32, false, false});
+        assign(table[i].recipe, &(struct recipe_facts){.layers = 2});
         assert_string_equal(choice("token_embd.weight"), table[i].output);
+    }
+}
+
+static void check_kept(const char *name, uint32_t ndim, bool kept)
+{
+    for (size_t r = 0; r < RECIPE_COUNT; r++) {
+        count = 0;
+        add(name, ndim, 256);
+        assign(recipes[r].name, &(struct recipe_facts){.layers = 1});
+        if (!chosen[0] != kept)
+            fail_msg("%s: %s with %u extents", recipes[r].name, name, ndim);
     }
 }
 
@@ -299,20 +311,77 @@ static void test_norms_biases_and_vectors_keep_their_type(void **state)
         {"blk.0.attn_q.bias", 2, true},
         {"blk.0.attn_q.weight", 1, true},
         {"blk.0.attn_q.weights", 2, true},
+        {"blk.0.eight", 2, true},
         {"weight", 2, false},
-        {"eight", 2, true},
         {"blk.0.attn_q.weight", 2, false},
         {"blk.0.attn_q.weight", 3, false},
         {"something.else.weight", 2, false},
     };
-    for (size_t r = 0; r < RECIPE_COUNT; r++)
-        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-            count = 0;
-            add(cases[i].name, cases[i].ndim, 256);
-            assign(recipes[r].name, &(struct recipe_facts){1, 1, 1, false, false});
-            if (!chosen[0] != cases[i].kept)
-                fail_msg("%s: %s with %u extents", recipes[r].name, cases[i].name, cases[i].ndim);
-        }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_kept(cases[i].name, cases[i].ndim, cases[i].kept);
+}
+
+/* Small matrices, or such that suffer: one name for each pattern that llama-quantize looks for. */
+static void test_matrices_that_are_spared(void **state)
+{
+    (void)state;
+    static const char *const spared[] = {
+        "blk.0.ffn_gate_inp.weight",
+        "blk.0.ffn_gate_tid2eid.weight",
+        "blk.0.altup_router.weight",
+        "blk.0.laurel_l.weight",
+        "per_layer_model_proj.weight",
+        "position_embd.weight",
+        "token_types.weight",
+        "blk.0.ssm_conv1d.weight",
+        "blk.0.ssm_conv1d_q.weight",
+        "blk.0.shortconv.conv.weight",
+        "blk.0.indexer.k_proj.weight",
+        "blk.0.indexer.q_proj.weight",
+        "blk.0.time_mix_first.weight",
+        "blk.0.time_mix_w0.weight",
+        "blk.0.time_mix_w1.weight",
+        "blk.0.time_mix_w2.weight",
+        "blk.0.time_mix_v0.weight",
+        "blk.0.time_mix_v1.weight",
+        "blk.0.time_mix_v2.weight",
+        "blk.0.time_mix_a0.weight",
+        "blk.0.time_mix_a1.weight",
+        "blk.0.time_mix_a2.weight",
+        "blk.0.time_mix_g1.weight",
+        "blk.0.time_mix_g2.weight",
+        "blk.0.time_mix_decay_w1.weight",
+        "blk.0.time_mix_decay_w2.weight",
+        "blk.0.time_mix_lerp_fused.weight",
+        "enc.blk.0.attn_rel_b.weight",
+        "v.position_embd.weight",
+        "v.sam.pos_embd.weight",
+        "v.sam.neck.0.weight",
+        "v.sam.net_2.weight",
+        "v.sam.blk.0.attn.rel_pos_h.weight",
+        "v.patch_embd.weight",
+        "mm.patch_merger.weight",
+        "a.rvq.codebook.0.weight",
+        "mm.a.code_embd.weight",
+    };
+    static const char *const neighbours[] = {
+        "token_embd.weight",
+        "per_layer_token_embd.weight",
+        "blk.0.per_layer_inp_gate.weight",
+        "blk.0.ffn_gate.weight",
+        "blk.0.ffn_gate_inp_shexp.weight",
+        "blk.0.ffn_gate_exps.weight",
+        "blk.0.ssm_in.weight",
+        "blk.0.shortconv.in_proj.weight",
+        "blk.0.indexer.attn_k.weight",
+        "blk.0.time_mix_key.weight",
+        "blk.0.attn_rel_a.weight",
+        "v.blk.0.attn_q.weight",
+    };
+    for (size_t i = 0; i < sizeof spared / sizeof *spared; i++)
+        check_kept(spared[i], 2, true);
+    for (size_t i = 0; i < sizeof neighbours / sizeof *neighbours; i++)
+        check_kept(neighbours[i], 2, false);
 }
 
 static void test_widths_that_the_block_does_not_divide(void **state)
@@ -341,7 +410,7 @@ static void test_widths_that_the_block_does_not_divide(void **state)
         for (int w = 0; w < 2; w++)
             for (int tied = 0; tied < 2; tied++) {
                 make_model(1, tied, widths[w], 1536);
-                assign(cases[i].recipe, &(struct recipe_facts){1, 1, 1, false, false});
+                assign(cases[i].recipe, &(struct recipe_facts){.layers = 1});
                 assert_string_equal(layer_choice(0, "attn_q"), cases[i].base[w]);
                 assert_string_equal(choice(tied ? "token_embd.weight" : "output.weight"),
                                     cases[i].output[w]);
@@ -355,11 +424,12 @@ static void test_widths_count_per_tensor(void **state)
 {
     (void)state;
     make_model(24, true, 896, 4864);
-    assign("Q4_K_M", &(struct recipe_facts){24, 14, 2, false, false});
+    const struct recipe_facts facts = {.layers = 24, .heads = 14, .kv_heads = 2};
+    assign("Q4_K_M", &facts);
     check_layers("Q4_K_M", 24, "attn_v", "0-2 5 8 11 14 17 20-23", "Q8_0", "Q5_0");
     check_layers("Q4_K_M", 24, "ffn_down", "0-2 5 8 11 14 17 20-23", "Q6_K", "Q4_K");
     check_layers("Q4_K_M", 24, "attn_q", "0-23", "Q5_0", NULL);
-    assign("Q3_K_L", &(struct recipe_facts){24, 14, 2, false, false});
+    assign("Q3_K_L", &facts);
     check_layers("Q3_K_L", 24, "attn_output", "0-23", "Q5_1", NULL);
     assert_string_equal(choice("token_embd.weight"), "Q8_0");
 }
@@ -377,14 +447,107 @@ static void test_a_70b_gets_better_values(void **state)
         {"Q5_K_S", "0-79", "Q5_K", NULL},   {"Q6_K",   "0-79", "Q6_K", NULL},
         {"Q4_0",   "0-79", "Q4_0", NULL},   {"F16",    "0-79", "F16",  NULL},
     };
+    const struct recipe_facts facts = {.layers = 80, .heads = 64, .kv_heads = 8, .large = true};
     make_model(80, false, 8192, 28672);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        assign(cases[i].recipe, &(struct recipe_facts){80, 64, 8, true, false});
+        assign(cases[i].recipe, &facts);
         check_layers(cases[i].recipe, 80, "attn_v", cases[i].layers, cases[i].in_list,
                      cases[i].elsewhere);
     }
-    assign("Q4_K_S", &(struct recipe_facts){80, 64, 8, true, false});
+    assign("Q4_K_S", &facts);
     check_layers("Q4_K_S", 80, "ffn_down", "0-9", "Q5_K", "Q4_K");
+}
+
+/* ---- values by other names, and experts ---- */
+
+/* attn_qkv and attn_kv_b are values, too, and are counted with them. */
+static void test_fused_values_are_values(void **state)
+{
+    (void)state;
+    static const char *const fused[] = {"attn_qkv", "attn_kv_b", "attn_v"};
+    count = 0;
+    for (uint32_t i = 0; i < 6; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%u.%s.weight", i, fused[i % 3]);
+        add(name, 2, 4096);
+    }
+    assign("Q4_K_S", &(struct recipe_facts){.layers = 6}); /* four are better */
+    for (uint32_t i = 0; i < 6; i++)
+        assert_string_equal(layer_choice(i, fused[i % 3]), i < 4 ? "Q5_K" : "Q4_K");
+    assign("Q4_K_M", &(struct recipe_facts){.layers = 32}); /* of six: 2, and 5 at the end */
+    for (uint32_t i = 0; i < 6; i++)
+        assert_string_equal(layer_choice(i, fused[i % 3]), i == 2 || i == 5 ? "Q6_K" : "Q4_K");
+    assign("Q3_K_S", &(struct recipe_facts){.layers = 6, .large = true});
+    for (uint32_t i = 0; i < 6; i++)
+        assert_string_equal(layer_choice(i, fused[i % 3]), "Q5_K");
+}
+
+/* Eight experts share few keys and values: they get eight bits, and attn_output a rule of its own.
+ * Any other number of experts changes nothing about them. */
+static void test_attention_of_eight_experts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *recipe, *keys_and_values, *attn_output;
+    } cases[RECIPE_COUNT] = {
+        {"F32",    "F32",  "F32"},    {"BF16",   "BF16", "BF16"}, {"F16",    "F16",  "F16"},
+        {"Q8_0",   "Q8_0", "Q8_0"},   {"Q6_K",   "Q8_0", "Q6_K"}, {"Q5_K_M", "Q8_0", "Q5_K"},
+        {"Q5_K_S", "Q8_0", "Q5_K"},   {"Q5_1",   "Q8_0", "Q5_1"}, {"Q5_0",   "Q8_0", "Q5_0"},
+        {"Q4_K_M", "Q8_0", "Q5_K"},   {"Q4_K_S", "Q8_0", "Q5_K"}, {"Q4_1",   "Q8_0", "Q4_1"},
+        {"Q4_0",   "Q8_0", "Q4_0"},   {"IQ4_NL", "Q8_0", "Q5_K"}, {"Q3_K_L", "Q8_0", "Q3_K"},
+        {"Q3_K_M", "Q8_0", "Q5_K"},   {"Q3_K_S", "Q8_0", "Q5_K"}, {"Q2_K",   "Q8_0", "Q5_K"},
+    };
+    static const struct recipe_facts eight[] = {
+        {.layers = 32, .heads = 32, .kv_heads = 32, .experts = 8},
+        {.layers = 32, .heads = 32, .kv_heads = 8, .experts = 8, .imatrix = true},
+        {.layers = 32, .heads = 32, .kv_heads = 8, .experts = 8, .large = true},
+    };
+    make_model(32, false, 4096, 14336);
+    for (size_t i = 0; i < RECIPE_COUNT; i++)
+        for (size_t j = 0; j < sizeof eight / sizeof *eight; j++) {
+            assign(cases[i].recipe, &eight[j]);
+            check_layers(cases[i].recipe, 32, "attn_k", ALL, cases[i].keys_and_values, NULL);
+            check_layers(cases[i].recipe, 32, "attn_v", ALL, cases[i].keys_and_values, NULL);
+            check_layers(cases[i].recipe, 32, "attn_output", ALL, cases[i].attn_output, NULL);
+        }
+    static const uint32_t others[] = {1, 2, 7, 9, 16, 128};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        assign("Q4_K_M", &(struct recipe_facts){.layers = 32, .experts = others[i]});
+        check_layers("Q4_K_M", 32, "attn_k", ALL, "Q4_K", NULL);
+        check_layers("Q4_K_M", 32, "attn_v", MORE, "Q6_K", "Q4_K");
+        check_layers("Q4_K_M", 32, "attn_output", ALL, "Q4_K", NULL);
+    }
+}
+
+/* Where there are experts the number in a ffn_down's name counts, not how many came before. */
+static void test_layers_of_experts(void **state)
+{
+    (void)state;
+    static const char *const kinds[] = {"ffn_down_exps", "ffn_down_shexp"};
+    static const struct {
+        uint32_t experts;
+        const char *more[2]; /* of layers 8 to 15, by kind */
+    } cases[] = {
+        {0, {"8 9 11 14", "8 9 12 15"}}, /* counted: _exps 0 2 4 ..., _shexp 1 3 5 ... */
+        {1, {"8 9 11 14", "8 9 12 15"}},
+        {2, {"9 12 15", "9 12 15"}},
+        {8, {"9 12 15", "9 12 15"}},
+        {64, {"9 12 15", "9 12 15"}},
+    };
+    count = 0;
+    for (uint32_t layer = 8; layer < 16; layer++)
+        for (int k = 0; k < 2; k++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.%u.%s.weight", layer, kinds[k]);
+            add(name, 3, 4096);
+        }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assign("Q4_K_M", &(struct recipe_facts){.layers = 32, .experts = cases[i].experts});
+        for (uint32_t layer = 8; layer < 16; layer++)
+            for (int k = 0; k < 2; k++)
+                assert_string_equal(layer_choice(layer, kinds[k]),
+                                    listed(cases[i].more[k], layer) ? "Q6_K" : "Q4_K");
+    }
 }
 
 static void test_recipes_by_name(void **state)
@@ -406,9 +569,13 @@ int main(void)
         cmocka_unit_test(test_what_is_counted),
         cmocka_unit_test(test_a_tied_embedding_is_the_output),
         cmocka_unit_test(test_norms_biases_and_vectors_keep_their_type),
+        cmocka_unit_test(test_matrices_that_are_spared),
         cmocka_unit_test(test_widths_that_the_block_does_not_divide),
         cmocka_unit_test(test_widths_count_per_tensor),
         cmocka_unit_test(test_a_70b_gets_better_values),
+        cmocka_unit_test(test_fused_values_are_values),
+        cmocka_unit_test(test_attention_of_eight_experts),
+        cmocka_unit_test(test_layers_of_experts),
         cmocka_unit_test(test_recipes_by_name),
     };
     return cmocka_run_group_tests_name("recipe", tests, NULL, NULL);
