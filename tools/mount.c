@@ -6,10 +6,11 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <signal.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
 
 int run_mount(const struct command *self, int argc, char **argv)
 {
@@ -37,35 +38,36 @@ int run_mount(const struct command *self, int argc, char **argv)
     return status;
 }
 
-/* The daemon of a mount, 0 where it does not say. */
-static pid_t daemon_of(const char *mount_point)
+/* A descriptor that becomes readable when the daemon of a mount has ended, -1 where there is none.
+ * Its number alone would not do: a daemon that has ended keeps it until its parent takes note. */
+static int watch_daemon(const char *mount_point)
 {
+    if (mount_is_stale(mount_point))
+        return -1;
     json_t *stats = mount_stats(mount_point);
     pid_t pid = (pid_t)json_integer_value(json_object_get(stats, "pid"));
     json_decref(stats);
-    return pid;
+    return pid > 0 ? pidfd_open(pid, 0) : -1;
 }
 
 int run_umount(const struct command *self, int argc, char **argv)
 {
-    enum { PATIENCE_MS = 5000, STEP_MS = 5 };
+    enum { PATIENCE_MS = 5000 };
     struct error err;
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
         return command_help(self);
     if (argc != 2)
         return command_usage(self, "one mount point is needed");
-    pid_t daemon = mount_is_stale(argv[1]) ? 0 : daemon_of(argv[1]);
-    if (mount_end(argv[1], &err))
+    int daemon = watch_daemon(argv[1]);
+    if (mount_end(argv[1], &err)) {
+        close(daemon);
         return command_fail("%s", err.text);
-    /* Wait for the daemon, so that what comes next finds everything written. */
-    for (int waited = 0; daemon > 0 && kill(daemon, 0) == 0; waited += STEP_MS) {
-        if (waited >= PATIENCE_MS) {
-            fprintf(stderr, "quantfs: %s is unmounted; its daemon (pid %d) ends when the last "
-                            "open file is closed\n",
-                    argv[1], (int)daemon);
-            break;
-        }
-        nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000L}, NULL);
     }
+    /* Wait for the daemon, so that what comes next finds everything written. */
+    if (daemon >= 0 && poll(&(struct pollfd){.fd = daemon, .events = POLLIN}, 1, PATIENCE_MS) == 0)
+        fprintf(stderr, "quantfs: %s is unmounted; its daemon ends when the last open file is "
+                        "closed\n",
+                argv[1]);
+    close(daemon);
     return 0;
 }
