@@ -94,18 +94,19 @@ static vfloat max_above_zero(int n, const vfloat *v)
     return max;
 }
 
-/* The level of each weight in a group under what will be decoded, (x + min) / scale, or the one
- * that the search left where the scale is zero. */
-static void requantize(int n, int lo, int hi, const vfloat *x, vfloat scale, vfloat min,
-                       const struct fit *fit, vint *levels)
+/* The level of each weight in a group under what will be decoded, (x + min) / scale. Lanes where
+ * that scale is zero keep the level that the search has left: in fit, or else in levels. */
+LANES_INLINE void requantize(int n, int lo, int hi, const vfloat *x, vfloat scale, vfloat min,
+                             const struct fit *fit, vint *levels)
 {
     vmask zero = equal(scale, splat(0));
-    int offset = -lo;
-    for (int i = 0; i < n; i++)
-        levels[i] = clamp_ints(round_even_ints((x[i] + min) / scale), lo, hi) + offset;
-    if (any(zero))
-        for (int i = 0; i < n; i++)
-            levels[i] = choose_int(zero, fit_level(fit, x[i], lo, hi), levels[i]);
+    bool keep = any(zero);
+    for (int i = 0; i < n; i++) {
+        vint level = clamp_ints(round_even_ints((x[i] + min) / scale), lo, hi) - lo;
+        if (keep)
+            level = choose_int(zero, fit ? fit_level(fit, x[i], lo, hi) : levels[i], level);
+        levels[i] = level;
+    }
 }
 
 static void fit_scales(int n, const struct fit *fit, vfloat *scales, vfloat *mins)
@@ -188,6 +189,71 @@ static void q2_k_weighted(const vfloat *x, const vfloat *importance, vint *words
     for (int j = 0; j < 16; j++)
         packed[j] = (scale_levels[j] | min_levels[j] << 4) & 255;
     q2_finish(x, fit, d, dmin, packed, words);
+}
+
+/* ---- Q3_K ---- */
+
+/* scale_levels: 0..63. levels: 0..7. */
+static void q3_finish(const vint scale_levels[16], vint levels[SUPERBLOCK], vint d, vint *words)
+{
+    vint scales[12] = {{0}}, third[32] = {{0}};
+    for (int j = 0; j < 16; j++) {
+        scales[j % 8] |= (scale_levels[j] & 15) << 4 * (j / 8);
+        scales[8 + j % 4] |= (scale_levels[j] >> 4 << 2 * (j / 4)) & 255;
+    }
+    for (int i = 0; i < SUPERBLOCK; i++) {
+        third[i % 32] |= levels[i] >> 2 << i / 32;
+        levels[i] &= 3;
+    }
+    words_put(32, third, words);
+    two_bits_put(levels, words + 8);
+    words_put(12, scales, words + 24);
+    words[27] = d;
+}
+
+static vfloat q3_scale(vint d, vint scale_level)
+{
+    return from_half(d) * to_float((scale_level & 63) - 32);
+}
+
+static void q3_k_plain(const vfloat *x, const vfloat *importance, vint *words)
+{
+    (void)importance;
+    vfloat scales[16], amax;
+    vint levels[SUPERBLOCK], scale_levels[16];
+    for (int j = 0; j < 16; j += FLIGHT)
+        search_q3_lanes(x + 16 * j, scales + j, levels + 16 * j);
+    vfloat max = extreme(16, scales, &amax), inverse = -32.f / max;
+    vmask zero = equal(max, splat(0));
+    vint d = choose_int(zero, splat_int(0), f16_from_floats(1 / inverse));
+    for (int j = 0; j < 16; j++) {
+        vint level = round_even_ints(inverse * scales[j]) << 24 >> 24;
+        scale_levels[j] = choose_int(zero, splat_int(0), clamp_ints(level, -32, 31) + 32);
+        requantize(16, -4, 3, x + 16 * j, q3_scale(d, scale_levels[j]), splat(0), NULL,
+                   levels + 16 * j);
+    }
+    q3_finish(scale_levels, levels, d, words);
+}
+
+static void q3_k_weighted(const vfloat *x, const vfloat *importance, vint *words)
+{
+    struct fit fit[16], of_scales;
+    vfloat scales[16], sums[16], w[16];
+    vint levels[SUPERBLOCK], scale_levels[16];
+    vfloat power = 2 * sum_squares(x, SUPERBLOCK) / SUPERBLOCK;
+    for (int j = 0; j < 16; j++) {
+        sums[j] = importance_weights(16, x + 16 * j, importance + 16 * j, power, w);
+        search_symmetric_lanes(16, 4, x + 16 * j, w, fit + j);
+        scales[j] = fit[j].scale;
+    }
+    search_symmetric_lanes(16, 32, scales, sums, &of_scales);
+    vint d = f16_from_floats(of_scales.scale);
+    for (int j = 0; j < 16; j++) {
+        scale_levels[j] = fit_level(&of_scales, scales[j], -32, 31);
+        requantize(16, -4, 3, x + 16 * j, q3_scale(d, scale_levels[j]), splat(0), fit + j,
+                   levels + 16 * j);
+    }
+    q3_finish(scale_levels, levels, d, words);
 }
 
 /* ---- Q4_K and Q5_K ---- */
@@ -351,6 +417,53 @@ static void q5_k_weighted(const vfloat *x, const vfloat *importance, vint *words
     q5_finish(x, fit, &y, words);
 }
 
+/* ---- Q6_K ---- */
+
+static void q6_k_weighted(const vfloat *x, const vfloat *importance, vint *words)
+{
+    struct fit fit[16];
+    vfloat scales[16], amax;
+    vint levels[SUPERBLOCK], scale_levels[16];
+    for (int j = 0; j < 16; j++) {
+        search_symmetric_lanes(16, 32, x + 16 * j, importance + 16 * j, fit + j);
+        scales[j] = fit[j].scale;
+    }
+    vfloat max = extreme(16, scales, &amax), inverse = -128.f / max;
+    vint d = f16_from_floats(1 / inverse);
+    for (int j = 0; j < 16; j++) {
+        vint level = smaller_int(round_even_ints(inverse * scales[j]), splat_int(127));
+        scale_levels[j] = level & 255;
+        requantize(16, -32, 31, x + 16 * j, from_half(d) * to_float(level << 24 >> 24), splat(0),
+                   fit + j, levels + 16 * j);
+    }
+    for (int h = 0; h < 2; h++) {
+        vint low[64], high[32];
+        for (int i = 0; i < 32; i++) {
+            const vint *l = levels + 128 * h + i;
+            low[i] = (l[0] & 15) | (l[64] & 15) << 4;
+            low[32 + i] = (l[32] & 15) | (l[96] & 15) << 4;
+            high[i] = l[0] >> 4 | l[32] >> 4 << 2 | l[64] >> 4 << 4 | l[96] >> 4 << 6;
+        }
+        words_put(64, low, words + 16 * h);
+        words_put(32, high, words + 32 + 8 * h);
+    }
+    words_put(16, scale_levels, words + 48);
+    words[52] = d;
+    vmask nothing = less(amax, splat(GROUP_MAX_EPS));
+    if (any(nothing))
+        for (int i = 0; i < 53; i++)
+            words[i] = choose_int(nothing, splat_int(0), words[i]);
+}
+
+static void q6_k_plain(const vfloat *x, const vfloat *importance, vint *words)
+{
+    (void)importance;
+    vfloat w[SUPERBLOCK];
+    for (int i = 0; i < SUPERBLOCK; i++)
+        w[i] = x[i] * x[i];
+    q6_k_weighted(x, w, words);
+}
+
 /* ---- rows ---- */
 
 typedef void encode_lanes_fn(const vfloat *x, const vfloat *importance, vint *words);
@@ -381,6 +494,18 @@ static void encode_superblocks(encode_lanes_fn *plain, encode_lanes_fn *weighted
     }
 }
 
+static void q3_k(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    encode_superblocks(q3_k_plain, q3_k_weighted, sizeof(struct block_q3_k), x, nrows, ncols,
+                       importance, out);
+}
+
+static void q6_k(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    encode_superblocks(q6_k_plain, q6_k_weighted, sizeof(struct block_q6_k), x, nrows, ncols,
+                       importance, out);
+}
+
 static void q2_k(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
 {
     encode_superblocks(q2_k_plain, q2_k_weighted, sizeof(struct block_q2_k), x, nrows, ncols,
@@ -408,6 +533,6 @@ extern const struct isa isa_avx2;
 const struct isa isa_avx2 = {
     "avx2",
 #endif
-    {encode_f32, encode_f16, encode_bf16, encode_q8_0, encode_q6_k, q5_k, encode_q5_1, encode_q5_0,
-          q4_k, encode_q4_1, encode_q4_0, encode_iq4_nl, encode_q3_k, q2_k},
+    {encode_f32, encode_f16, encode_bf16, encode_q8_0, q6_k, q5_k, encode_q5_1, encode_q5_0, q4_k,
+          encode_q4_1, encode_q4_0, encode_iq4_nl, q3_k, q2_k},
 };

@@ -196,6 +196,149 @@ LANES_INLINE void search_scale_min_lanes(const struct search_grid *grid, int n, 
     }
 }
 
+/* ---- symmetric ---- */
+
+/* The first of the values with the largest magnitude, with its sign. */
+LANES_INLINE vfloat extreme(int n, const vfloat *x, vfloat *magnitude_of)
+{
+    vfloat max = {0}, amax = {0};
+    for (int i = 0; i < n; i++) {
+        vfloat ax = magnitude(x[i]);
+        vmask greater = less(amax, ax);
+        amax = choose(greater, ax, amax);
+        max = choose(greater, x[i], max);
+    }
+    *magnitude_of = amax;
+    return max;
+}
+
+/* Sums of w x l and w l l for the levels of some steps. wx is w * x. */
+LANES_INLINE void symmetric_sums(int reach, int steps, int n, int nmax, const vfloat *x,
+                                 const vfloat *w, const vfloat *wx, const vfloat *inverse,
+                                 vfloat *sum_xl, vfloat *sum_l2)
+{
+    vfloat xl[TRIES] = {{0}}, l2[TRIES] = {{0}};
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < steps; k++) {
+            vfloat l = nearest(reach, inverse[k] * x[i], -nmax, nmax - 1);
+            xl[k] += wx[i] * l;
+            l2[k] += w[i] * l * l;
+        }
+    for (int k = 0; k < steps; k++) {
+        sum_xl[k] = xl[k];
+        sum_l2[k] = l2[k];
+    }
+}
+
+LANES_INLINE void search_symmetric_lanes(int n, int nmax, const vfloat *x, const vfloat *w,
+                                         struct fit *fit)
+{
+    vfloat amax, max = extreme(n, x, &amax), least = x[0], most = x[0], wx[GROUP_MAX];
+    vfloat inverse[TRIES], sum_xl[TRIES], sum_l2[TRIES];
+    vmask flat = less(amax, splat(GROUP_MAX_EPS));
+    max = choose(flat, splat(1), max);
+    for (int i = 0; i < n; i++) {
+        least = smaller(x[i], least);
+        most = larger(x[i], most);
+        wx[i] = w[i] * x[i];
+    }
+    /* The plain grid point comes first and is always taken. */
+    vfloat chosen = -(float)nmax / max;
+    int reach = reach_of(chosen * least, chosen * most, -nmax, nmax - 1);
+    WITH_REACH(reach, symmetric_sums, 1, n, nmax, x, w, wx, &chosen, sum_xl, sum_l2);
+    vfloat scale = choose(equal(sum_l2[0], splat(0)), splat(0), sum_xl[0] / sum_l2[0]);
+    vfloat best = scale * sum_xl[0];
+    static const int8_t order[] = {-9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    for (unsigned first = 0; first < sizeof order; first += TRIES) {
+        reach = 0;
+        for (int k = 0; k < TRIES; k++) {
+            inverse[k] = -((float)nmax + 0.1f * (float)order[first + k]) / max;
+            reach |= reach_of(inverse[k] * least, inverse[k] * most, -nmax, nmax - 1);
+        }
+        WITH_REACH(reach, symmetric_sums, TRIES, n, nmax, x, w, wx, inverse, sum_xl, sum_l2);
+        for (int k = 0; k < TRIES; k++) {
+            vmask better =
+                less(splat(0), sum_l2[k]) & less(best * sum_l2[k], sum_xl[k] * sum_xl[k]);
+            if (!any(better))
+                continue;
+            scale = choose(better, sum_xl[k] / sum_l2[k], scale);
+            best = choose(better, scale * sum_xl[k], best);
+            chosen = choose(better, inverse[k], chosen);
+        }
+    }
+    *fit = (struct fit){
+        .scale = choose(flat, splat(0), scale),
+        .inverse = choose(flat, splat(0), chosen),
+        .offset = choose_int(flat, splat_int(0), splat_int(nmax)),
+    };
+}
+
+/* ---- Q3_K without an importance matrix ---- */
+
+/* FLIGHT groups of 16. These levels are kept: nothing short of the whole descent would give them
+ * again. */
+LANES_INLINE void search_q3_lanes(const vfloat *x, vfloat scale[FLIGHT], vint *levels)
+{
+    enum { N = 16, NMAX = 4, SWEEPS = 5 };
+    vfloat sum_xl[FLIGHT], sum_l2[FLIGHT], w[FLIGHT * N], wx[FLIGHT * N], L[FLIGHT * N];
+    vmask flat[FLIGHT];
+    for (int f = 0; f < FLIGHT; f++) {
+        vfloat amax, max = extreme(N, x + N * f, &amax);
+        flat[f] = less(amax, splat(GROUP_MAX_EPS));
+        vfloat inverse = -(float)NMAX / choose(flat[f], splat(1), max);
+        sum_xl[f] = sum_l2[f] = splat(0);
+        for (int i = N * f; i < N * f + N; i++) {
+            w[i] = x[i] * x[i];
+            wx[i] = w[i] * x[i];
+            L[i] = to_float(clamp_ints(round_even_ints(inverse * x[i]), -NMAX, NMAX - 1));
+            sum_xl[f] += wx[i] * L[i];
+            sum_l2[f] += w[i] * L[i] * L[i];
+        }
+    }
+    /* A lane that a sweep leaves as it was is left by all others too. */
+    for (int sweep = 0; sweep < SWEEPS; sweep++) {
+        bool changed = false;
+        for (int i = 0; i < N; i++) {
+            vfloat rest_xl[FLIGHT], rest_l2[FLIGHT];
+            vmask moves[FLIGHT];
+            for (int f = 0; f < FLIGHT; f++) {
+                int at = N * f + i;
+                rest_xl[f] = sum_xl[f] - wx[at] * L[at];
+                rest_l2[f] = sum_l2[f] - w[at] * L[at] * L[at];
+                /* Where the quotient is less than half a level away, there is nothing to do; this
+                 * tells without a division, and says yes where it is not certain. */
+                vfloat off = magnitude(x[at] * rest_l2[f] - L[at] * rest_xl[f]);
+                moves[f] = ~less(off, 0.499f * rest_xl[f]) & ~flat[f];
+            }
+            for (int f = 0; f < FLIGHT; f++) {
+                if (!any(moves[f]))
+                    continue;
+                int at = N * f + i;
+                vint l = round_even_ints(x[at] * rest_l2[f] / rest_xl[f]);
+                vfloat level = to_float(clamp_ints(l, -NMAX, NMAX - 1));
+                vmask better = moves[f] & less(splat(0), rest_xl[f]) & ~equal(level, L[at]);
+                vfloat trial_xl = rest_xl[f] + wx[at] * level;
+                vfloat trial_l2 = rest_l2[f] + w[at] * level * level;
+                better &= less(splat(0), trial_l2) &
+                          less(sum_xl[f] * sum_xl[f] * trial_l2, trial_xl * trial_xl * sum_l2[f]);
+                if (!any(better))
+                    continue;
+                L[at] = choose(better, level, L[at]);
+                sum_xl[f] = choose(better, trial_xl, sum_xl[f]);
+                sum_l2[f] = choose(better, trial_l2, sum_l2[f]);
+                changed = true;
+            }
+        }
+        if (!changed)
+            break;
+    }
+    for (int f = 0; f < FLIGHT; f++) {
+        for (int i = N * f; i < N * f + N; i++)
+            levels[i] = choose_int(flat[f], splat_int(0), to_int(L[i]) + NMAX);
+        scale[f] = choose(less(splat(0), sum_l2[f]) & ~flat[f], sum_xl[f] / sum_l2[f], splat(0));
+    }
+}
+
 /* ---- scales of scales ---- */
 
 /* Weighted squared error of x ~ scale * min(nmax, round(inverse * x)). */
