@@ -464,6 +464,299 @@ static void q6_k_plain(const vfloat *x, const vfloat *importance, vint *words)
     q6_k_weighted(x, w, words);
 }
 
+/* ---- blocks of 32: what they share ---- */
+
+/* FLIGHT blocks in each lane, x[BLOCK * f + i]. The words of each begin with the super-scales and
+ * end with the levels; where there is only one, it is in the upper half of its word. */
+typedef void encode_blocks_fn(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                              vint words[FLIGHT][WORDS_MAX]);
+
+/* Truncates as CVTTPS2DQ does, and so does truncate() of encode_32.c. */
+LANES_INLINE vint truncate_bytes(vfloat v)
+{
+    return to_int(v) << 24 >> 24;
+}
+
+LANES_INLINE void block_range(const vfloat *x, vfloat *lo, vfloat *hi)
+{
+    *lo = *hi = x[0];
+    for (int i = 1; i < BLOCK; i++) {
+        *lo = smaller(x[i], *lo);
+        *hi = larger(x[i], *hi);
+    }
+}
+
+LANES_INLINE vfloat inverse_or_zero(vfloat d)
+{
+    return choose(equal(d, splat(0)), splat(0), 1 / d);
+}
+
+LANES_INLINE void block_nibbles_put(const vint L[BLOCK], vint *words)
+{
+    vint bytes[16];
+    for (int i = 0; i < 16; i++)
+        bytes[i] = (L[i] & 15) | (L[i + 16] & 15) << 4;
+    words_put(16, bytes, words);
+}
+
+LANES_INLINE vint fifth_bits(const vint L[BLOCK])
+{
+    vint bits = {0};
+    for (int i = 0; i < BLOCK; i++)
+        bits |= (L[i] >> 4 & 1) << i;
+    return bits;
+}
+
+/* Words of Q4_0, Q4_1 and, with fifth bits, Q5_0 and Q5_1. */
+LANES_INLINE void block_put(bool fifth, vint scales, const vint L[BLOCK], vint *words)
+{
+    words[0] = scales;
+    if (fifth)
+        words[1] = fifth_bits(L);
+    block_nibbles_put(L, words + 1 + fifth);
+}
+
+/* ---- Q4_0 to Q5_1 and Q8_0, plain ---- */
+
+/* Q4_0 and Q5_0, whose levels are 0 to 2 * half - 1. */
+LANES_INLINE void symmetric_plain(int half, const vfloat *x, vint words[FLIGHT][WORDS_MAX])
+{
+    for (int f = 0; f < FLIGHT; f++, x += BLOCK) {
+        vint L[BLOCK];
+        vfloat amax, d = extreme(BLOCK, x, &amax) / (float)-half, inverse = inverse_or_zero(d);
+        for (int i = 0; i < BLOCK; i++)
+            L[i] = smaller_int(truncate_bytes(x[i] * inverse + ((float)half + 0.5f)),
+                               splat_int(2 * half - 1));
+        block_put(half == 16, f16_from_floats(d) << 16, L, words[f]);
+    }
+}
+
+/* Q4_1 and Q5_1. Only the former clamps its levels. */
+LANES_INLINE void affine_plain(int nmax, const vfloat *x, vint words[FLIGHT][WORDS_MAX])
+{
+    for (int f = 0; f < FLIGHT; f++, x += BLOCK) {
+        vint L[BLOCK];
+        vfloat lo, hi;
+        block_range(x, &lo, &hi);
+        vfloat d = (hi - lo) / (float)nmax, inverse = inverse_or_zero(d);
+        for (int i = 0; i < BLOCK; i++) {
+            L[i] = truncate_bytes((x[i] - lo) * inverse + 0.5f);
+            if (nmax == 15)
+                L[i] = smaller_int(L[i], splat_int(15));
+        }
+        block_put(nmax == 31, f16_from_floats(d) | f16_from_floats(lo) << 16, L, words[f]);
+    }
+}
+
+static void q4_0_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                       vint words[FLIGHT][WORDS_MAX])
+{
+    (void)importance, (void)power;
+    symmetric_plain(8, x, words);
+}
+
+static void q5_0_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                       vint words[FLIGHT][WORDS_MAX])
+{
+    (void)importance, (void)power;
+    symmetric_plain(16, x, words);
+}
+
+static void q4_1_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                       vint words[FLIGHT][WORDS_MAX])
+{
+    (void)importance, (void)power;
+    affine_plain(15, x, words);
+}
+
+static void q5_1_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                       vint words[FLIGHT][WORDS_MAX])
+{
+    (void)importance, (void)power;
+    affine_plain(31, x, words);
+}
+
+static void q8_0_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                       vint words[FLIGHT][WORDS_MAX])
+{
+    (void)importance, (void)power;
+    for (int f = 0; f < FLIGHT; f++, x += BLOCK) {
+        vint L[BLOCK];
+        vfloat amax;
+        extreme(BLOCK, x, &amax);
+        vfloat d = amax / 127, inverse = inverse_or_zero(d);
+        /* Halves go away from zero: truncation, after the largest float below a half was added. */
+        for (int i = 0; i < BLOCK; i++) {
+            vfloat v = x[i] * inverse;
+            L[i] = to_int(v + with_sign(0x1.fffffep-2f, v)) & 255;
+        }
+        words[f][0] = f16_from_floats(d) << 16;
+        words_put(BLOCK, L, words[f] + 1);
+    }
+}
+
+/* ---- Q4_0 to Q5_1, weighted ---- */
+
+static void block_weights(const vfloat *x, const vfloat *importance, vfloat power, vfloat *w)
+{
+    for (int i = 0; i < BLOCK; i++)
+        w[i] = importance[i] * square_root(power + x[i] * x[i]);
+}
+
+LANES_INLINE void symmetric_weighted(int half, const vfloat *x, const vfloat *importance,
+                                     const vfloat power[FLIGHT], vint words[FLIGHT][WORDS_MAX])
+{
+    for (int f = 0; f < FLIGHT; f++, x += BLOCK, importance += BLOCK) {
+        struct fit fit;
+        vfloat w[BLOCK];
+        vint L[BLOCK];
+        block_weights(x, importance, power[f], w);
+        search_symmetric_lanes(BLOCK, half, x, w, &fit);
+        for (int i = 0; i < BLOCK; i++)
+            L[i] = fit_level(&fit, x[i], -half, half - 1);
+        block_put(half == 16, f16_from_floats(fit.scale) << 16, L, words[f]);
+    }
+}
+
+LANES_INLINE void affine_weighted(const struct search_grid *grid, const vfloat *x,
+                                  const vfloat *importance, const vfloat power[FLIGHT],
+                                  vint words[FLIGHT][WORDS_MAX])
+{
+    struct fit fit[FLIGHT];
+    vfloat w[FLIGHT * BLOCK];
+    for (int f = 0; f < FLIGHT; f++)
+        block_weights(x + BLOCK * f, importance + BLOCK * f, power[f], w + BLOCK * f);
+    search_scale_min_lanes(grid, BLOCK, x, w, fit);
+    for (int f = 0; f < FLIGHT; f++, x += BLOCK) {
+        vint L[BLOCK];
+        for (int i = 0; i < BLOCK; i++)
+            L[i] = fit_level(&fit[f], x[i], 0, grid->nmax);
+        block_put(grid->nmax == 31,
+                  f16_from_floats(fit[f].scale) | f16_from_floats(-fit[f].min) << 16, L, words[f]);
+    }
+}
+
+static void q4_0_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                          vint words[FLIGHT][WORDS_MAX])
+{
+    symmetric_weighted(8, x, importance, power, words);
+}
+
+static void q5_0_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                          vint words[FLIGHT][WORDS_MAX])
+{
+    symmetric_weighted(16, x, importance, power, words);
+}
+
+static void q4_1_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                          vint words[FLIGHT][WORDS_MAX])
+{
+    static const struct search_grid grid = {15, -0.9f, 0.05f, 36, false};
+    affine_weighted(&grid, x, importance, power, words);
+}
+
+static void q5_1_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                          vint words[FLIGHT][WORDS_MAX])
+{
+    static const struct search_grid grid = {31, -0.9f, 0.05f, 36, false};
+    affine_weighted(&grid, x, importance, power, words);
+}
+
+/* ---- IQ4_NL ---- */
+
+/* Halfway between neighbouring levels, as a binary search tree: below node i are 2 * i, for what
+ * is less, and 2 * i + 1. Differences to two levels that are nearly equal are exact in a float, so
+ * comparing with what lies between the levels tells the same. */
+static const float nearest_tree[16] = {0,       -4.5f, -57, 45.5f, -93.5f, -28.5f, 19, 79,
+                                       -115.5f, -74,   -42, -16,   7,      31.5f,  61, 101};
+
+/* The nearest of the 16 levels plus 16; halfway goes up. */
+LANES_INLINE vint nearest_level(vfloat v)
+{
+    vint node = splat_int(1);
+    for (int depth = 0; depth < 4; depth++)
+        node =
+            2 * node + choose_int(less(v, lookup(nearest_tree, node)), splat_int(0), splat_int(1));
+    return node;
+}
+
+/* Sums of w q x and w q q, for the levels nearest to inverse * x, in some tries. */
+LANES_INLINE void iq4_sums(int tries, const vfloat *x, const vfloat *w, const vfloat *inverse,
+                           vfloat *sum_qx, vfloat *sum_q2)
+{
+    float values[16];
+    vfloat qx[TRIES] = {{0}}, q2[TRIES] = {{0}};
+    for (int i = 0; i < 16; i++)
+        values[i] = iq4_nl_values[i];
+    for (int i = 0; i < BLOCK; i++)
+        for (int k = 0; k < tries; k++) {
+            vfloat q = lookup(values, nearest_level(inverse[k] * x[i]));
+            qx[k] += w[i] * q * x[i];
+            q2[k] += w[i] * q * q;
+        }
+    for (int k = 0; k < tries; k++) {
+        sum_qx[k] = qx[k];
+        sum_q2[k] = q2[k];
+    }
+}
+
+static vfloat iq4_scale(const vfloat *x, const vfloat *w)
+{
+    vfloat amax, max = extreme(BLOCK, x, &amax);
+    vmask flat = less(amax, splat(GROUP_MAX_EPS));
+    vfloat inverse[TRIES], sum_qx[TRIES], sum_q2[TRIES];
+    vfloat d = -max / (float)iq4_nl_values[0];
+    inverse[0] = 1 / d;
+    iq4_sums(1, x, w, inverse, sum_qx, sum_q2);
+    d = choose(less(splat(0), sum_q2[0]), sum_qx[0] / sum_q2[0], splat(0));
+    vfloat best = d * sum_qx[0];
+    for (int t = -7; t <= 7; t += TRIES) {
+        for (int k = 0; k < TRIES; k++)
+            inverse[k] = (float)(t + k + iq4_nl_values[0]) / max;
+        iq4_sums(TRIES, x, w, inverse, sum_qx, sum_q2);
+        for (int k = 0; k < TRIES; k++) {
+            vmask better =
+                less(splat(0), sum_q2[k]) & less(best * sum_q2[k], sum_qx[k] * sum_qx[k]);
+            d = choose(better, sum_qx[k] / sum_q2[k], d);
+            best = choose(better, d * sum_qx[k], best);
+        }
+    }
+    return choose(flat, splat(0), d);
+}
+
+static void iq4_nl_block(const vfloat *x, const vfloat *w, vint *words)
+{
+    vint L[BLOCK];
+    vfloat d = iq4_scale(x, w), inverse = inverse_or_zero(d);
+    for (int i = 0; i < BLOCK; i++)
+        L[i] = nearest_level(inverse * x[i]);
+    block_put(false, f16_from_floats(d) << 16, L, words);
+}
+
+static void iq4_nl_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                         vint words[FLIGHT][WORDS_MAX])
+{
+    (void)importance, (void)power;
+    vfloat w[BLOCK];
+    for (int f = 0; f < FLIGHT; f++, x += BLOCK) {
+        for (int i = 0; i < BLOCK; i++)
+            w[i] = x[i] * x[i];
+        iq4_nl_block(x, w, words[f]);
+    }
+}
+
+/* The power is the block's own. */
+static void iq4_nl_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
+                            vint words[FLIGHT][WORDS_MAX])
+{
+    (void)power;
+    vfloat w[BLOCK];
+    for (int f = 0; f < FLIGHT; f++, x += BLOCK, importance += BLOCK) {
+        block_weights(x, importance, sum_squares(x, BLOCK) * (2.f / BLOCK), w);
+        iq4_nl_block(x, w, words[f]);
+    }
+}
+
 /* ---- rows ---- */
 
 typedef void encode_lanes_fn(const vfloat *x, const vfloat *importance, vint *words);
@@ -491,6 +784,78 @@ static void encode_superblocks(encode_lanes_fn *plain, encode_lanes_fn *weighted
         col = (col + count * SUPERBLOCK) % ncols;
         out += count * block_size;
         left -= count;
+    }
+}
+
+/* The mean square of each of up to LANES rows. */
+static void row_powers(const float *x, size_t nrows, size_t ncols, float power[LANES])
+{
+    const float *from[LANES];
+    vfloat sum = {0};
+    for (size_t col = 0; col < ncols; col += BLOCK) {
+        vfloat columns[BLOCK];
+        for (size_t lane = 0; lane < LANES; lane++)
+            from[lane] = x + (lane < nrows ? lane : 0) * ncols + col;
+        load_columns(from, BLOCK, columns);
+        for (int i = 0; i < BLOCK; i++)
+            sum += columns[i] * columns[i];
+    }
+    vfloat_store(power, sum / (float)ncols);
+}
+
+/* Up to FLIGHT * LANES blocks, the first of which begins at column col of its row. power: of this
+ * row and those that follow it, for all lanes or by row. */
+static void encode_some_blocks(encode_blocks_fn *encode, size_t skip, size_t block_size,
+                               const float *x, size_t count, size_t col, size_t ncols,
+                               const float *importance, const float *power, uint8_t *out)
+{
+    vfloat columns[FLIGHT * BLOCK], importances[FLIGHT * BLOCK], powers[FLIGHT];
+    vint words[FLIGHT][WORDS_MAX];
+    for (size_t f = 0; f < FLIGHT; f++) {
+        const float *from[LANES], *weights[LANES];
+        float lane_power[LANES];
+        for (size_t lane = 0; lane < LANES; lane++) {
+            size_t block = f * LANES + lane < count ? f * LANES + lane : 0;
+            size_t at = col + block * BLOCK;
+            from[lane] = x + block * BLOCK;
+            if (importance) {
+                weights[lane] = importance + at % ncols;
+                lane_power[lane] = power[at / ncols];
+            }
+        }
+        load_columns(from, BLOCK, columns + f * BLOCK);
+        if (importance) {
+            load_columns(weights, BLOCK, importances + f * BLOCK);
+            powers[f] = vfloat_load(lane_power);
+        }
+    }
+    encode(columns, importances, powers, words);
+    for (size_t f = 0; f < FLIGHT && f * LANES < count; f++) {
+        size_t here = count - f * LANES < LANES ? count - f * LANES : LANES;
+        store_blocks(words[f], skip, block_size, here, out + f * LANES * block_size);
+    }
+}
+
+/* Rows of blocks of 32, LANES rows at a time, whose powers are taken first. */
+static void encode_blocks(encode_blocks_fn *plain, encode_blocks_fn *weighted, size_t skip,
+                          size_t block_size, const float *x, size_t nrows, size_t ncols,
+                          const float *importance, uint8_t *out)
+{
+    enum { EACH = FLIGHT * LANES };
+    while (nrows) {
+        size_t rows = nrows < LANES ? nrows : LANES, left = rows * ncols / BLOCK;
+        float power[LANES] = {0};
+        if (importance)
+            row_powers(x, rows, ncols, power);
+        for (size_t at = 0; left; at += EACH * BLOCK) {
+            size_t count = left < EACH ? left : EACH;
+            encode_some_blocks(importance ? weighted : plain, skip, block_size, x, count,
+                               at % ncols, ncols, importance, power + at / ncols, out);
+            x += count * BLOCK;
+            out += count * block_size;
+            left -= count;
+        }
+        nrows -= rows;
     }
 }
 
@@ -524,6 +889,42 @@ static void q5_k(const float *x, size_t nrows, size_t ncols, const float *import
                        importance, out);
 }
 
+static void q4_0(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    encode_blocks(q4_0_plain, q4_0_weighted, 2, sizeof(struct block_q4_0), x, nrows, ncols,
+                  importance, out);
+}
+
+static void q4_1(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    encode_blocks(q4_1_plain, q4_1_weighted, 0, sizeof(struct block_q4_1), x, nrows, ncols,
+                  importance, out);
+}
+
+static void q5_0(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    encode_blocks(q5_0_plain, q5_0_weighted, 2, sizeof(struct block_q5_0), x, nrows, ncols,
+                  importance, out);
+}
+
+static void q5_1(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    encode_blocks(q5_1_plain, q5_1_weighted, 0, sizeof(struct block_q5_1), x, nrows, ncols,
+                  importance, out);
+}
+
+static void q8_0(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    (void)importance;
+    encode_blocks(q8_0_plain, q8_0_plain, 2, sizeof(struct block_q8_0), x, nrows, ncols, NULL, out);
+}
+
+static void iq4_nl(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    encode_blocks(iq4_nl_plain, iq4_nl_weighted, 2, sizeof(struct block_iq4_nl), x, nrows, ncols,
+                  importance, out);
+}
+
 #ifdef __AVX512F__
 extern const struct isa isa_avx512;
 const struct isa isa_avx512 = {
@@ -533,6 +934,6 @@ extern const struct isa isa_avx2;
 const struct isa isa_avx2 = {
     "avx2",
 #endif
-    {encode_f32, encode_f16, encode_bf16, encode_q8_0, q6_k, q5_k, encode_q5_1, encode_q5_0, q4_k,
-          encode_q4_1, encode_q4_0, encode_iq4_nl, q3_k, q2_k},
+    {encode_f32, encode_f16, encode_bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl,
+          q3_k, q2_k},
 };

@@ -257,6 +257,11 @@ LANES_INLINE vfloat magnitude(vfloat v)
     return (vfloat)((vint)v & 0x7fffffff);
 }
 
+LANES_INLINE vfloat with_sign(float magnitude_of, vfloat sign)
+{
+    return (vfloat)((vint)splat(magnitude_of) | ((vint)sign & INT32_MIN));
+}
+
 LANES_INLINE vint clamp_ints(vint v, int lo, int hi)
 {
     return smaller_int(larger_int(v, splat_int(lo)), splat_int(hi));
