@@ -15,6 +15,8 @@
 #include "codec/isa.h"
 
 #include "codec/block.h"
+#include "codec/bytes.h"
+#include "codec/float16.h"
 #include "codec/search_lanes.h"
 
 #include <math.h>
@@ -925,15 +927,42 @@ static void iq4_nl(const float *x, size_t nrows, size_t ncols, const float *impo
                   importance, out);
 }
 
+static void f16(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    (void)importance;
+    uint8_t *y = out;
+    for (size_t i = 0; i < nrows * ncols; i++)
+        store_u16(y + 2 * i, f16_from_f32(x[i]));
+}
+
+/* ---- tables ---- */
+
 #ifdef __AVX512F__
 extern const struct isa isa_avx512;
 const struct isa isa_avx512 = {
     "avx512",
+    .decode = decoders_avx512,
 #else
 extern const struct isa isa_avx2;
 const struct isa isa_avx2 = {
     "avx2",
+    .decode = decoders_avx2,
 #endif
-    {encode_f32, encode_f16, encode_bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl,
-          q3_k, q2_k},
+    .encode =
+        {
+                 [FORMAT_F32] = encode_f32,
+                 [FORMAT_F16] = f16,
+                 [FORMAT_BF16] = encode_bf16,
+                 [FORMAT_Q8_0] = q8_0,
+                 [FORMAT_Q6_K] = q6_k,
+                 [FORMAT_Q5_K] = q5_k,
+                 [FORMAT_Q5_1] = q5_1,
+                 [FORMAT_Q5_0] = q5_0,
+                 [FORMAT_Q4_K] = q4_k,
+                 [FORMAT_Q4_1] = q4_1,
+                 [FORMAT_Q4_0] = q4_0,
+                 [FORMAT_IQ4_NL] = iq4_nl,
+                 [FORMAT_Q3_K] = q3_k,
+                 [FORMAT_Q2_K] = q2_k,
+                 },
 };
