@@ -33,31 +33,23 @@ struct fit {
 
 /* ---- levels ---- */
 
-/* What may happen to values on their way to levels. FAR stands alone. */
+/* Where values may lie: below or above the levels, or so far out that rounding is garbage. FAR
+ * stands alone. Doing more than is needed changes nothing. */
 enum reach { BELOW = 1, ABOVE = 2, FAR = 4 };
 
-/* The level nearest to v among lo..hi, given what v may be. */
+/* The level nearest to v among lo..hi, given what v may be. Clamping happens between the addition
+ * that rounds and the subtraction that takes it back, on the bits, where integer units do it. */
 LANES_INLINE vfloat nearest(int reach, vfloat v, int lo, int hi)
 {
+    enum { ZERO = 0x4b400000 }; /* the bits of ROUNDER */
     if (reach == FAR)
         return to_float(clamp_ints(round_even_ints(v), lo, hi));
-    vfloat level = round_even_floats(v);
+    vint level = (vint)(v + ROUNDER);
     if (reach & BELOW)
-        level = larger(level, splat((float)lo));
+        level = larger_int(level, splat_int(ZERO + lo));
     if (reach & ABOVE)
-        level = smaller(level, splat((float)hi));
-    return level;
-}
-
-/* What may happen to values between a and b. */
-LANES_INLINE int reach_of(vfloat a, vfloat b, int lo, int hi)
-{
-    vfloat least = smaller(a, b), most = larger(a, b);
-    vmask tame = less(magnitude(a), splat(4e6f)) & less(magnitude(b), splat(4e6f));
-    if (any(~tame))
-        return FAR;
-    return (any(less(round_even_floats(least), splat((float)lo))) ? BELOW : 0) |
-           (any(less(splat((float)hi), round_even_floats(most))) ? ABOVE : 0);
+        level = smaller_int(level, splat_int(ZERO + hi));
+    return (vfloat)level - ROUNDER;
 }
 
 /* Calls a function, whose first argument is the reach, with a constant for it. */
@@ -83,6 +75,19 @@ LANES_INLINE vint fit_level(const struct fit *fit, vfloat x, int lo, int hi)
 }
 
 /* ---- scale and min ---- */
+
+/* Where the values of a step may lie, inverse * (x - lo). The largest is factor, but for rounding
+ * errors: inverse is factor / (hi - lo). */
+LANES_INLINE int scale_min_reach(float factor, int nmax, vfloat inverse, vfloat least, vfloat lo,
+                                 vfloat hi)
+{
+    vfloat span = hi - lo, lowest = inverse * (least - lo);
+    vmask tame = less(splat(1e-30f), span) & less(span, splat(3e38f)) & less(splat(-4e6f), lowest);
+    if (any(~tame))
+        return FAR;
+    return (any(less(lowest, splat(-0.49f))) ? BELOW : 0) |
+           (factor > (float)nmax + 0.49f ? ABOVE : 0);
+}
 
 struct scale_min_sums {
     vfloat l[FLIGHT], l2[FLIGHT], xl[FLIGHT];
@@ -152,7 +157,7 @@ LANES_INLINE void search_scale_min_lanes(const struct search_grid *grid, int n, 
         fit[f].inverse = inverse[f];
         fit[f].origin = lo[f];
         fit[f].offset = splat_int(0);
-        reach |= reach_of(inverse[f] * (least[f] - lo[f]), inverse[f] * (hi[f] - lo[f]), 0, nmax);
+        reach |= scale_min_reach((float)nmax, nmax, inverse[f], least[f], lo[f], hi[f]);
     }
     WITH_REACH(reach, scale_min_levels, n, nmax, x, w, inverse, lo, level, &sums);
     affine_error(grid->absolute_error, n, x, w, level, scale, lo, best);
@@ -162,8 +167,7 @@ LANES_INLINE void search_scale_min_lanes(const struct search_grid *grid, int n, 
         reach = 0;
         for (int f = 0; f < FLIGHT; f++) {
             inverse[f] = factor / (hi[f] - lo[f]);
-            reach |=
-                reach_of(inverse[f] * (least[f] - lo[f]), inverse[f] * (hi[f] - lo[f]), 0, nmax);
+            reach |= scale_min_reach(factor, nmax, inverse[f], least[f], lo[f], hi[f]);
         }
         WITH_REACH(reach, scale_min_levels, n, nmax, x, w, inverse, lo, level, &sums);
         vfloat trial_scale[FLIGHT], trial_lo[FLIGHT], error[FLIGHT];
@@ -230,8 +234,9 @@ LANES_INLINE void symmetric_sums(int reach, int steps, int n, int nmax, const vf
     }
 }
 
-LANES_INLINE void search_symmetric_lanes(int n, int nmax, const vfloat *x, const vfloat *w,
-                                         struct fit *fit)
+/* finite: x holds weights, not scales, which are infinite or NaN where sums have overflowed. */
+LANES_INLINE void search_symmetric_lanes(int n, int nmax, bool finite, const vfloat *x,
+                                         const vfloat *w, struct fit *fit)
 {
     vfloat amax, max = extreme(n, x, &amax), least = x[0], most = x[0], wx[GROUP_MAX];
     vfloat inverse[TRIES], sum_xl[TRIES], sum_l2[TRIES];
@@ -242,20 +247,23 @@ LANES_INLINE void search_symmetric_lanes(int n, int nmax, const vfloat *x, const
         most = larger(x[i], most);
         wx[i] = w[i] * x[i];
     }
+    /* max becomes the lowest level; what lies farthest on the other side may come out above. */
+    vfloat other = choose(less(splat(0), max), least, most);
     /* The plain grid point comes first and is always taken. */
     vfloat chosen = -(float)nmax / max;
-    int reach = reach_of(chosen * least, chosen * most, -nmax, nmax - 1);
-    WITH_REACH(reach, symmetric_sums, 1, n, nmax, x, w, wx, &chosen, sum_xl, sum_l2);
+    WITH_REACH(finite ? ABOVE : FAR, symmetric_sums, 1, n, nmax, x, w, wx, &chosen, sum_xl, sum_l2);
     vfloat scale = choose(equal(sum_l2[0], splat(0)), splat(0), sum_xl[0] / sum_l2[0]);
     vfloat best = scale * sum_xl[0];
     static const int8_t order[] = {-9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9};
     for (unsigned first = 0; first < sizeof order; first += TRIES) {
-        reach = 0;
+        int reach = order[first + TRIES - 1] > 4 ? BELOW : 0;
         for (int k = 0; k < TRIES; k++) {
             inverse[k] = -((float)nmax + 0.1f * (float)order[first + k]) / max;
-            reach |= reach_of(inverse[k] * least, inverse[k] * most, -nmax, nmax - 1);
+            if (any(less(splat((float)nmax - 0.51f), inverse[k] * other)))
+                reach |= ABOVE;
         }
-        WITH_REACH(reach, symmetric_sums, TRIES, n, nmax, x, w, wx, inverse, sum_xl, sum_l2);
+        WITH_REACH(finite ? reach : FAR, symmetric_sums, TRIES, n, nmax, x, w, wx, inverse, sum_xl,
+                   sum_l2);
         for (int k = 0; k < TRIES; k++) {
             vmask better =
                 less(splat(0), sum_l2[k]) & less(best * sum_l2[k], sum_xl[k] * sum_xl[k]);
@@ -275,68 +283,69 @@ LANES_INLINE void search_symmetric_lanes(int n, int nmax, const vfloat *x, const
 
 /* ---- Q3_K without an importance matrix ---- */
 
-/* FLIGHT groups of 16. These levels are kept: nothing short of the whole descent would give them
- * again. */
-LANES_INLINE void search_q3_lanes(const vfloat *x, vfloat scale[FLIGHT], vint *levels)
+/* The state of the descent: levels, and the share that each weight has in the sums. */
+struct q3 {
+    vfloat w[16], wx[16], L[16], xl[16], l2[16], sum_xl, sum_l2;
+};
+
+/* Gives weight i its best level in the lanes that may move; the sums without it are rest_xl and
+ * rest_l2. Returns whether any has moved. */
+LANES_INLINE bool q3_move(struct q3 *s, int i, vfloat x, vmask may_move, vfloat rest_xl,
+                          vfloat rest_l2)
+{
+    vfloat level = to_float(clamp_ints(round_even_ints(x * rest_l2 / rest_xl), -4, 3));
+    vfloat xl = s->wx[i] * level, l2 = s->w[i] * level * level;
+    vmask better = may_move & less(splat(0), rest_xl) & ~equal(level, s->L[i]);
+    rest_xl += xl;
+    rest_l2 += l2;
+    better &= less(splat(0), rest_l2) &
+              less(s->sum_xl * s->sum_xl * rest_l2, rest_xl * rest_xl * s->sum_l2);
+    /* A branch, so that the next weight need not wait for this one's division. */
+    if (!any(better))
+        return false;
+    s->L[i] = choose(better, level, s->L[i]);
+    s->xl[i] = choose(better, xl, s->xl[i]);
+    s->l2[i] = choose(better, l2, s->l2[i]);
+    s->sum_xl = choose(better, rest_xl, s->sum_xl);
+    s->sum_l2 = choose(better, rest_l2, s->sum_l2);
+    return true;
+}
+
+/* A group of 16. These levels are kept: nothing short of the whole descent would give them again. */
+LANES_INLINE vfloat search_q3_lanes(const vfloat *x, vint *levels)
 {
     enum { N = 16, NMAX = 4, SWEEPS = 5 };
-    vfloat sum_xl[FLIGHT], sum_l2[FLIGHT], w[FLIGHT * N], wx[FLIGHT * N], L[FLIGHT * N];
-    vmask flat[FLIGHT];
-    for (int f = 0; f < FLIGHT; f++) {
-        vfloat amax, max = extreme(N, x + N * f, &amax);
-        flat[f] = less(amax, splat(GROUP_MAX_EPS));
-        vfloat inverse = -(float)NMAX / choose(flat[f], splat(1), max);
-        sum_xl[f] = sum_l2[f] = splat(0);
-        for (int i = N * f; i < N * f + N; i++) {
-            w[i] = x[i] * x[i];
-            wx[i] = w[i] * x[i];
-            L[i] = to_float(clamp_ints(round_even_ints(inverse * x[i]), -NMAX, NMAX - 1));
-            sum_xl[f] += wx[i] * L[i];
-            sum_l2[f] += w[i] * L[i] * L[i];
-        }
+    struct q3 s = {.sum_xl = splat(0), .sum_l2 = splat(0)};
+    vfloat amax, max = extreme(N, x, &amax);
+    vmask flat = less(amax, splat(GROUP_MAX_EPS));
+    vfloat inverse = -(float)NMAX / choose(flat, splat(1), max);
+    for (int i = 0; i < N; i++) {
+        s.w[i] = x[i] * x[i];
+        s.wx[i] = s.w[i] * x[i];
+        s.L[i] = to_float(clamp_ints(round_even_ints(inverse * x[i]), -NMAX, NMAX - 1));
+        s.xl[i] = s.wx[i] * s.L[i];
+        s.l2[i] = s.w[i] * s.L[i] * s.L[i];
+        s.sum_xl += s.xl[i];
+        s.sum_l2 += s.l2[i];
     }
     /* A lane that a sweep leaves as it was is left by all others too. */
     for (int sweep = 0; sweep < SWEEPS; sweep++) {
-        bool changed = false;
+        bool moved = false;
         for (int i = 0; i < N; i++) {
-            vfloat rest_xl[FLIGHT], rest_l2[FLIGHT];
-            vmask moves[FLIGHT];
-            for (int f = 0; f < FLIGHT; f++) {
-                int at = N * f + i;
-                rest_xl[f] = sum_xl[f] - wx[at] * L[at];
-                rest_l2[f] = sum_l2[f] - w[at] * L[at] * L[at];
-                /* Where the quotient is less than half a level away, there is nothing to do; this
-                 * tells without a division, and says yes where it is not certain. */
-                vfloat off = magnitude(x[at] * rest_l2[f] - L[at] * rest_xl[f]);
-                moves[f] = ~less(off, 0.499f * rest_xl[f]) & ~flat[f];
-            }
-            for (int f = 0; f < FLIGHT; f++) {
-                if (!any(moves[f]))
-                    continue;
-                int at = N * f + i;
-                vint l = round_even_ints(x[at] * rest_l2[f] / rest_xl[f]);
-                vfloat level = to_float(clamp_ints(l, -NMAX, NMAX - 1));
-                vmask better = moves[f] & less(splat(0), rest_xl[f]) & ~equal(level, L[at]);
-                vfloat trial_xl = rest_xl[f] + wx[at] * level;
-                vfloat trial_l2 = rest_l2[f] + w[at] * level * level;
-                better &= less(splat(0), trial_l2) &
-                          less(sum_xl[f] * sum_xl[f] * trial_l2, trial_xl * trial_xl * sum_l2[f]);
-                if (!any(better))
-                    continue;
-                L[at] = choose(better, level, L[at]);
-                sum_xl[f] = choose(better, trial_xl, sum_xl[f]);
-                sum_l2[f] = choose(better, trial_l2, sum_l2[f]);
-                changed = true;
-            }
+            vfloat rest_xl = s.sum_xl - s.xl[i], rest_l2 = s.sum_l2 - s.l2[i];
+            /* Where the quotient x * rest_l2 / rest_xl is less than half a level away nothing
+             * moves. This tells so without a division, and not where it is uncertain. */
+            vfloat distance = magnitude(x[i] * rest_l2 - s.L[i] * rest_xl);
+            vmask may_move = ~less(distance, 0.499f * rest_xl) & ~flat;
+            if (any(may_move) && q3_move(&s, i, x[i], may_move, rest_xl, rest_l2))
+                moved = true;
         }
-        if (!changed)
+        if (!moved)
             break;
     }
-    for (int f = 0; f < FLIGHT; f++) {
-        for (int i = N * f; i < N * f + N; i++)
-            levels[i] = choose_int(flat[f], splat_int(0), to_int(L[i]) + NMAX);
-        scale[f] = choose(less(splat(0), sum_l2[f]) & ~flat[f], sum_xl[f] / sum_l2[f], splat(0));
-    }
+    for (int i = 0; i < N; i++)
+        levels[i] = choose_int(flat, splat_int(0), to_int(s.L[i]) + NMAX);
+    return choose(less(splat(0), s.sum_l2) & ~flat, s.sum_xl / s.sum_l2, splat(0));
 }
 
 /* ---- scales of scales ---- */
