@@ -76,40 +76,90 @@ LANES_INLINE vint fit_level(const struct fit *fit, vfloat x, int lo, int hi)
 
 /* ---- scale and min ---- */
 
-/* Where the values of a step may lie, inverse * (x - lo). The largest is factor, but for rounding
- * errors: inverse is factor / (hi - lo). */
-LANES_INLINE int scale_min_reach(float factor, int nmax, vfloat inverse, vfloat least, vfloat lo,
-                                 vfloat hi)
+/* The state of a search in each lane. */
+struct scale_min {
+    vfloat least, lo, hi, sum_w, sum_x; /* of the group; lo is where steps start from */
+    vfloat step, factor, inverse;       /* of the next step: inverse is factor / (hi - lo) */
+    vfloat scale, best;                 /* of the best step, which has given lo */
+    vmask flat;                         /* nothing to scale */
+};
+
+static void scale_min_begin(int n, int nmax, const vfloat *x, const vfloat *w, struct scale_min *s)
 {
-    vfloat span = hi - lo, lowest = inverse * (least - lo);
+    vfloat lo = x[0], hi = x[0], sum_w = w[0], sum_x = w[0] * x[0];
+    for (int i = 1; i < n; i++) {
+        lo = smaller(x[i], lo);
+        hi = larger(x[i], hi);
+        sum_w += w[i];
+        sum_x += w[i] * x[i];
+    }
+    s->least = lo;
+    s->lo = choose(less(splat(0), lo), splat(0), lo);
+    s->flat = ~less(s->lo, hi);
+    s->hi = choose(s->flat, splat(1), hi); /* a range that harms nobody */
+    s->sum_w = sum_w;
+    s->sum_x = sum_x;
+    s->step = splat(0);
+    s->factor = splat((float)nmax);
+    s->inverse = s->factor / (s->hi - s->lo);
+    s->scale = 1 / s->inverse;
+}
+
+/* Where the values of a step may lie, inverse * (x - lo). The largest is factor, but for rounding
+ * errors. */
+LANES_INLINE int scale_min_reach(int nmax, const struct scale_min *s)
+{
+    vfloat span = s->hi - s->lo, lowest = s->inverse * (s->least - s->lo);
     vmask tame = less(splat(1e-30f), span) & less(span, splat(3e38f)) & less(splat(-4e6f), lowest);
     if (any(~tame))
         return FAR;
     return (any(less(lowest, splat(-0.49f))) ? BELOW : 0) |
-           (factor > (float)nmax + 0.49f ? ABOVE : 0);
+           (any(less(splat((float)nmax + 0.49f), s->factor)) ? ABOVE : 0);
 }
+
+/* Where there are few levels and the steps are small, most of them change no level, and so nothing
+ * at all: such steps are jumped over. */
+LANES_INLINE bool scale_min_jumps(const struct search_grid *grid)
+{
+    return grid->nmax == 3 && grid->rdelta < 0.1f;
+}
+
+/* One over the upper border of a level, 0 for the last one that jumping knows. */
+static const float per_border[16] = {1 / 0.5f, 1 / 1.5f, 1 / 2.5f};
 
 struct scale_min_sums {
     vfloat l[FLIGHT], l2[FLIGHT], xl[FLIGHT];
+    vfloat closest[FLIGHT]; /* the largest quotient of a value and the border above it; to jump */
 };
 
 /* The levels of one step, and their sums. */
-LANES_INLINE void scale_min_levels(int reach, int n, int nmax, const vfloat *x, const vfloat *w,
-                                   const vfloat inverse[FLIGHT], const vfloat lo[FLIGHT],
-                                   vfloat *level, struct scale_min_sums *sums)
+LANES_INLINE void scale_min_levels(int reach, bool jumps, int n, int nmax, const vfloat *x,
+                                   const vfloat *w, const struct scale_min s[FLIGHT], vfloat *level,
+                                   struct scale_min_sums *sums)
 {
-    struct scale_min_sums s = {0};
+    struct scale_min_sums sum = {0};
+    vfloat inverse[FLIGHT], lo[FLIGHT];
+    for (int f = 0; f < FLIGHT; f++) {
+        inverse[f] = s[f].inverse;
+        lo[f] = s[f].lo;
+    }
     for (int i = 0; i < n; i++)
         for (int f = 0; f < FLIGHT; f++) {
-            vfloat xi = x[n * f + i];
-            vfloat l = nearest(reach, inverse[f] * (xi - lo[f]), 0, nmax);
+            vfloat xi = x[n * f + i], v = inverse[f] * (xi - lo[f]);
+            vfloat l = nearest(reach, v, 0, nmax);
             vfloat wl = w[n * f + i] * l;
             level[n * f + i] = l;
-            s.l[f] += wl;
-            s.l2[f] += wl * l;
-            s.xl[f] += wl * xi;
+            sum.l[f] += wl;
+            sum.l2[f] += wl * l;
+            sum.xl[f] += wl * xi;
+            if (jumps)
+                sum.closest[f] =
+                    larger(v * lookup(per_border, (vint)(l + ROUNDER)), sum.closest[f]);
         }
-    *sums = s;
+    if (reach == FAR)
+        for (int f = 0; f < FLIGHT; f++)
+            sum.closest[f] = splat(1);
+    *sums = sum;
 }
 
 LANES_INLINE void affine_error(bool absolute, int n, const vfloat *x, const vfloat *w,
@@ -127,76 +177,85 @@ LANES_INLINE void affine_error(bool absolute, int n, const vfloat *x, const vflo
         error[f] = sum[f];
 }
 
+/* The scale and the lower end that fit a step's levels best. Returns the lanes that have any. */
+LANES_INLINE vmask scale_min_solve(const struct scale_min *s, vfloat sum_l, vfloat sum_l2,
+                                   vfloat sum_xl, vfloat *scale, vfloat *lo)
+{
+    vfloat det = s->sum_w * sum_l2 - sum_l * sum_l;
+    *scale = (s->sum_w * sum_xl - s->sum_x * sum_l) / det;
+    *lo = (sum_l2 * s->sum_x - sum_l * sum_xl) / det;
+    vmask positive = less(splat(0), *lo);
+    if (any(positive)) {
+        *lo = choose(positive, splat(0), *lo);
+        *scale = choose(positive, sum_xl / sum_l2, *scale);
+    }
+    return less(splat(0), det) & ~s->flat;
+}
+
+/* Goes on to the next step; where the last one was in vain, to the next that differs from it. A
+ * step's factor is larger than the last one's by rdelta, and so are all values, in proportion. */
+LANES_INLINE void scale_min_next(const struct search_grid *grid, vmask better, vfloat closest,
+                                 struct scale_min *s)
+{
+    vfloat steps = splat(1);
+    if (scale_min_jumps(grid)) {
+        vfloat room = s->factor / (closest * 1.00001f) - s->factor;
+        vfloat vain = smaller(room / grid->rdelta - 0.001f, splat((float)grid->steps));
+        steps += choose(better, splat(0), to_float(to_int(larger(vain, splat(0)))));
+    }
+    s->step += steps;
+}
+
 LANES_INLINE void search_scale_min_lanes(const struct search_grid *grid, int n, const vfloat *x,
                                          const vfloat *w, struct fit fit[FLIGHT])
 {
-    int nmax = grid->nmax;
-    vfloat least[FLIGHT], lo[FLIGHT], hi[FLIGHT], sum_w[FLIGHT], sum_x[FLIGHT];
-    vfloat inverse[FLIGHT], scale[FLIGHT], best[FLIGHT], level[FLIGHT * GROUP_MAX];
-    vmask flat[FLIGHT];
+    bool jumps = scale_min_jumps(grid);
+    int nmax = grid->nmax, reach = 0;
+    struct scale_min s[FLIGHT];
     struct scale_min_sums sums;
-    int reach = 0;
+    vfloat level[FLIGHT * GROUP_MAX], scale[FLIGHT], lo[FLIGHT], error[FLIGHT];
     for (int f = 0; f < FLIGHT; f++) {
-        const vfloat *xf = x + n * f, *wf = w + n * f;
-        lo[f] = hi[f] = xf[0];
-        sum_w[f] = wf[0];
-        sum_x[f] = wf[0] * xf[0];
-        for (int i = 1; i < n; i++) {
-            lo[f] = smaller(xf[i], lo[f]);
-            hi[f] = larger(xf[i], hi[f]);
-            sum_w[f] += wf[i];
-            sum_x[f] += wf[i] * xf[i];
-        }
-        least[f] = lo[f];
-        lo[f] = choose(less(splat(0), lo[f]), splat(0), lo[f]);
-        /* Lanes with nothing to scale go along with a range that harms nobody. */
-        flat[f] = ~less(lo[f], hi[f]);
-        hi[f] = choose(flat[f], splat(1), hi[f]);
-        inverse[f] = (float)nmax / (hi[f] - lo[f]);
-        scale[f] = 1 / inverse[f];
-        fit[f].inverse = inverse[f];
-        fit[f].origin = lo[f];
+        scale_min_begin(n, nmax, x + n * f, w + n * f, &s[f]);
+        fit[f].inverse = s[f].inverse;
+        fit[f].origin = lo[f] = s[f].lo;
         fit[f].offset = splat_int(0);
-        reach |= scale_min_reach((float)nmax, nmax, inverse[f], least[f], lo[f], hi[f]);
+        scale[f] = s[f].scale;
+        reach |= scale_min_reach(nmax, &s[f]);
     }
-    WITH_REACH(reach, scale_min_levels, n, nmax, x, w, inverse, lo, level, &sums);
-    affine_error(grid->absolute_error, n, x, w, level, scale, lo, best);
+    WITH_REACH(reach, scale_min_levels, jumps, n, nmax, x, w, s, level, &sums);
+    affine_error(grid->absolute_error, n, x, w, level, scale, lo, error);
+    for (int f = 0; f < FLIGHT; f++)
+        s[f].best = error[f];
 
-    for (int step = 0; step <= grid->steps; step++) {
-        float factor = grid->rmin + grid->rdelta * (float)step + (float)nmax;
+    /* Lanes may be at different steps; those at the end wait for the others. */
+    for (bool more = true; more;) {
+        vmask valid[FLIGHT];
         reach = 0;
         for (int f = 0; f < FLIGHT; f++) {
-            inverse[f] = factor / (hi[f] - lo[f]);
-            reach |= scale_min_reach(factor, nmax, inverse[f], least[f], lo[f], hi[f]);
+            s[f].factor = grid->rmin + grid->rdelta * s[f].step + (float)nmax;
+            s[f].inverse = s[f].factor / (s[f].hi - s[f].lo);
+            reach |= scale_min_reach(nmax, &s[f]);
         }
-        WITH_REACH(reach, scale_min_levels, n, nmax, x, w, inverse, lo, level, &sums);
-        vfloat trial_scale[FLIGHT], trial_lo[FLIGHT], error[FLIGHT];
-        vmask valid[FLIGHT];
+        WITH_REACH(reach, scale_min_levels, jumps, n, nmax, x, w, s, level, &sums);
+        for (int f = 0; f < FLIGHT; f++)
+            valid[f] = scale_min_solve(&s[f], sums.l[f], sums.l2[f], sums.xl[f], &scale[f], &lo[f]);
+        affine_error(grid->absolute_error, n, x, w, level, scale, lo, error);
+        more = false;
         for (int f = 0; f < FLIGHT; f++) {
-            vfloat sum_l = sums.l[f], sum_l2 = sums.l2[f], sum_xl = sums.xl[f];
-            vfloat det = sum_w[f] * sum_l2 - sum_l * sum_l;
-            valid[f] = less(splat(0), det) & ~flat[f];
-            trial_scale[f] = (sum_w[f] * sum_xl - sum_x[f] * sum_l) / det;
-            trial_lo[f] = (sum_l2 * sum_x[f] - sum_l * sum_xl) / det;
-            vmask positive = less(splat(0), trial_lo[f]);
-            if (any(positive)) {
-                trial_lo[f] = choose(positive, splat(0), trial_lo[f]);
-                trial_scale[f] = choose(positive, sum_xl / sum_l2, trial_scale[f]);
-            }
-        }
-        affine_error(grid->absolute_error, n, x, w, level, trial_scale, trial_lo, error);
-        for (int f = 0; f < FLIGHT; f++) {
-            vmask better = valid[f] & less(error[f], best[f]);
-            fit[f].inverse = choose(better, inverse[f], fit[f].inverse);
-            fit[f].origin = choose(better, lo[f], fit[f].origin);
-            best[f] = choose(better, error[f], best[f]);
-            scale[f] = choose(better, trial_scale[f], scale[f]);
-            lo[f] = choose(better, trial_lo[f], lo[f]);
+            vmask better = valid[f] & less(error[f], s[f].best) &
+                           less(s[f].step, splat((float)grid->steps + 0.5f));
+            fit[f].inverse = choose(better, s[f].inverse, fit[f].inverse);
+            fit[f].origin = choose(better, s[f].lo, fit[f].origin);
+            s[f].best = choose(better, error[f], s[f].best);
+            s[f].scale = choose(better, scale[f], s[f].scale);
+            s[f].lo = choose(better, lo[f], s[f].lo);
+            scale_min_next(grid, better, sums.closest[f], &s[f]);
+            more |= any(less(s[f].step, splat((float)grid->steps + 0.5f)));
         }
     }
     for (int f = 0; f < FLIGHT; f++) {
-        fit[f].scale = choose(flat[f], splat(0), scale[f]);
-        fit[f].min = -lo[f];
+        fit[f].scale = choose(s[f].flat, splat(0), s[f].scale);
+        fit[f].min = -s[f].lo;
     }
 }
 
