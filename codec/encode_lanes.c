@@ -424,10 +424,13 @@ static void q5_k_weighted(const vfloat *x, const vfloat *importance, vint *words
 static void q6_k_weighted(const vfloat *x, const vfloat *importance, vint *words)
 {
     struct fit fit[16];
-    vfloat scales[16], amax;
+    vfloat scales[16], squares[16], amax;
     vint levels[SUPERBLOCK], scale_levels[16];
     for (int j = 0; j < 16; j++) {
-        search_symmetric_lanes(16, 32, true, x + 16 * j, importance + 16 * j, fit + j);
+        const vfloat *w = importance ? importance + 16 * j : squares;
+        for (int i = 0; !importance && i < 16; i++)
+            squares[i] = x[16 * j + i] * x[16 * j + i];
+        search_symmetric_lanes(16, 32, true, x + 16 * j, w, fit + j);
         scales[j] = fit[j].scale;
     }
     vfloat max = extreme(16, scales, &amax), inverse = -128.f / max;
@@ -460,10 +463,7 @@ static void q6_k_weighted(const vfloat *x, const vfloat *importance, vint *words
 static void q6_k_plain(const vfloat *x, const vfloat *importance, vint *words)
 {
     (void)importance;
-    vfloat w[SUPERBLOCK];
-    for (int i = 0; i < SUPERBLOCK; i++)
-        w[i] = x[i] * x[i];
-    q6_k_weighted(x, w, words);
+    q6_k_weighted(x, NULL, words);
 }
 
 /* ---- blocks of 32: what they share ---- */
