@@ -38,7 +38,8 @@ static void load_columns(const float *const from[LANES], size_t n, vfloat *out)
     }
 }
 
-/* The blocks that words hold: `size` bytes from byte `skip` on, of the first `count` lanes. */
+/* The blocks that words hold: `size` bytes from byte `skip` on, of the first `count` lanes. Whole
+ * vectors are transposed, whatever lies in them behind the last byte. */
 static void store_blocks(const vint *words, size_t skip, size_t size, size_t count, uint8_t *out)
 {
     float blocks[LANES][WORDS_MAX];
@@ -904,7 +905,7 @@ static void f16(const float *x, size_t nrows, size_t ncols, const float *importa
 
 /* ---- tables ---- */
 
-#ifdef __AVX512F__
+#ifdef ISA_AVX512
 extern const struct isa isa_avx512;
 const struct isa isa_avx512 = {
     "avx512",
