@@ -326,8 +326,6 @@ LANES_INLINE void search_symmetric_lanes(int n, int nmax, bool finite, const vfl
         for (int k = 0; k < TRIES; k++) {
             vmask better =
                 less(splat(0), sum_l2[k]) & less(best * sum_l2[k], sum_xl[k] * sum_xl[k]);
-            if (!any(better))
-                continue;
             scale = choose(better, sum_xl[k] / sum_l2[k], scale);
             best = choose(better, scale * sum_xl[k], best);
             chosen = choose(better, inverse[k], chosen);
