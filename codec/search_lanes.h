@@ -5,12 +5,13 @@
  * branch is taken where any lane needs it. What differs:
  *
  * - Levels are not kept from step to step. The winning step is remembered by what its levels
- *   follow from (struct fit), for they are rarely needed: see fit_levels.
+ *   follow from (struct fit), for they are rarely needed.
  * - Rounding by adding and subtracting 1.5 * 2^23 leaves a float; the garbage of round_even needs
- *   the detour over integers, and clamping needs time. Rounding is monotonous, so the two outermost
- *   values tell which of it a step can do without (struct reach).
+ *   the detour over integers, and clamping takes time. Rounding is monotonic, so the outermost
+ *   values tell which of it a step can do without (enum reach).
  * - Sums are chains of dependent additions. Groups, or steps where these do not depend on each
- *   other, are worked on in flight beside each other.
+ *   other, are in flight beside each other; and there is no branch where a step improves, which no
+ *   processor foresees.
  */
 #ifndef CODEC_SEARCH_LANES_H
 #define CODEC_SEARCH_LANES_H
