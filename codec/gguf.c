@@ -319,3 +319,27 @@ void gguf_header_free(struct gguf_header *h)
     free(h->tensors);
     *h = (struct gguf_header){0};
 }
+
+/* Five decimal digits. */
+static bool read_split_number(const char *s, unsigned *out)
+{
+    if (strspn(s, "0123456789") < 5)
+        return false;
+    *out = 0;
+    for (int i = 0; i < 5; i++)
+        *out = *out * 10 + (unsigned)(s[i] - '0');
+    return true;
+}
+
+bool gguf_split_parse(const char *file, size_t *stem, unsigned *number, unsigned *count)
+{
+    static const char pattern[] = "-00001-of-00003.gguf";
+    size_t n = strlen(file), tail = sizeof pattern - 1;
+    const char *end = n > tail ? file + n - tail : NULL;
+    if (!end || *end != '-' || memcmp(end + 6, "-of-", 4) != 0 ||
+        memcmp(end + 15, ".gguf", 5) != 0 || !read_split_number(end + 1, number) ||
+        !read_split_number(end + 10, count) || *number < 1 || *number > *count)
+        return false;
+    *stem = n - tail;
+    return true;
+}

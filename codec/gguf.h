@@ -127,6 +127,10 @@ bool gguf_string_is(struct gguf_string s, const char *text);
 bool gguf_next_element(struct reader *r, enum gguf_type type, double *number,
                        struct gguf_string *string);
 
+/* The parts of a split file's name, "STEM-00001-of-00003.gguf": the length of the stem, which part
+ * it is (from 1) and of how many. False for other names. */
+bool gguf_split_parse(const char *file, size_t *stem, unsigned *number, unsigned *count);
+
 /* The name of a value type, or "?" */
 const char *gguf_type_name(enum gguf_type type);
 

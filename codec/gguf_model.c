@@ -84,7 +84,7 @@ static uint32_t arch_number(const struct gguf_header *h, struct gguf_string arch
                : 0;
 }
 
-static bool get_architecture(const struct gguf_header *h, struct gguf_string *out)
+bool gguf_architecture(const struct gguf_header *h, struct gguf_string *out)
 {
     const struct gguf_value *v = gguf_find(h, "general.architecture");
     double number;
@@ -114,7 +114,7 @@ static int read_facts(const struct gguf_header *h, struct recipe_facts *f, struc
 {
     static const char *const own_mixes[] = {"falcon", "glm5-next"};
     struct gguf_string arch;
-    if (!get_architecture(h, &arch))
+    if (!gguf_architecture(h, &arch))
         return error_set(err, -EINVAL, "general.architecture is missing");
     for (size_t i = 0; i < sizeof own_mixes / sizeof *own_mixes; i++)
         if (gguf_string_is(arch, own_mixes[i]))

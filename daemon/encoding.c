@@ -72,11 +72,17 @@ static void hash_text(crypto_hash_sha256_state *state, const char *s)
     hash(state, s, strlen(s));
 }
 
-/* The input's tensor, and the identity of the file that it lies in. */
+/* The input's tensor, and the file that it lies in: its content if that is known, else its identity. */
 static void hash_input(crypto_hash_sha256_state *state, const struct encoding_input *input)
 {
     const struct source_identity *id = source_identity(input->source);
+    const char *content = source_content(input->source);
     hash_u64(state, input->offset);
+    hash_text(state, content);
+    if (*content) {
+        hash_u64(state, id->size);
+        return;
+    }
     hash_u64(state, source_filesystem(input->source));
     hash_u64(state, id->inode);
     hash_u64(state, id->size);
@@ -104,7 +110,7 @@ static void set_key(struct encoding *e)
 {
     crypto_hash_sha256_state state;
     crypto_hash_sha256_init(&state);
-    hash_text(&state, "quantfs encoding 2");
+    hash_text(&state, "quantfs encoding 3");
     hash_text(&state, e->format->name);
     hash_u64(&state, e->format->version);
     hash_text(&state, e->dtype->name);

@@ -41,7 +41,7 @@ static void lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct fuse_entry_param entry = {.generation = 1};
     int rc = tree_lookup(tree_of(req), parent, name, &entry.ino, &entry.attr);
     entry.entry_timeout = entry.attr_timeout =
-        parent == FUSE_ROOT_ID ? model_timeout : inner_timeout;
+        tree_holds_models(parent) ? model_timeout : inner_timeout;
     if (rc == 0 || rc == -ENOENT) /* an entry without a node is a name that is not there */
         fuse_reply_entry(req, &entry);
     else
@@ -56,7 +56,7 @@ static void getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
     if (rc)
         fuse_reply_err(req, -rc);
     else
-        fuse_reply_attr(req, &st, node == FUSE_ROOT_ID ? model_timeout : inner_timeout);
+        fuse_reply_attr(req, &st, tree_holds_models(node) ? model_timeout : inner_timeout);
 }
 
 static void open_file(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
@@ -126,7 +126,7 @@ static void open_folder(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *
         return;
     }
     fi->fh = (uint64_t)(uintptr_t)l;
-    fi->cache_readdir = fi->keep_cache = node != FUSE_ROOT_ID;
+    fi->cache_readdir = fi->keep_cache = !tree_holds_models(node);
     if (fuse_reply_open(req, fi))
         listing_free(l);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/gguf_file.h"
 
+#include "codec/gguf_model.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -36,6 +38,8 @@ static int get_file(void *context, const char *name, struct blob *out, struct er
         return 0;
     if (f->outside)
         return error_set(err, -EXDEV, "%s: leads out of the store", name);
+    if (f->missing)
+        return error_set(err, -ENOENT, "%s: a link to nothing", name);
     int rc = checkpoint_open(loader->checkpoint, name, &s, err);
     if (rc)
         return rc;
@@ -59,15 +63,36 @@ static int get_file(void *context, const char *name, struct blob *out, struct er
     return 0;
 }
 
+static int put_folder_keys(struct checkpoint *c, struct gguf_keys *keys, struct error *err)
+{
+    struct loader loader = {.checkpoint = c};
+    struct model_files files = {.get = get_file, .context = &loader};
+    int rc = model_put_keys(&c->model, &c->config, c->base, &files, keys, err);
+    for (struct loaded_file *f; (f = loader.files);) {
+        loader.files = f->next;
+        free(f);
+    }
+    return rc;
+}
+
+/* A GGUF's own keys stay as they are. */
+static int put_gguf_keys(struct checkpoint *c, struct gguf_keys *keys, struct error *err)
+{
+    struct container_gguf g;
+    int rc = container_read_gguf(c->shards[0], &g, err);
+    rc = rc ? rc : gguf_model_put_keys(&g.header, c->calibration != NULL, keys, err);
+    container_free_gguf(&g);
+    return rc;
+}
+
 /* By c->lock. */
 static int make_keys(struct checkpoint *c, struct error *err)
 {
     if (c->keys)
         return 0;
-    struct loader loader = {.checkpoint = c};
-    struct model_files files = {.get = get_file, .context = &loader};
     struct gguf_keys keys = {0};
-    int rc = model_put_keys(&c->model, &c->config, c->folder, &files, &keys, err);
+    int rc = c->container == CONTAINER_GGUF ? put_gguf_keys(c, &keys, err)
+                                            : put_folder_keys(c, &keys, err);
     if (!rc) {
         c->keys = bytes_new(keys.bytes.data, keys.bytes.size);
         c->key_count = keys.count;
@@ -76,10 +101,6 @@ static int make_keys(struct checkpoint *c, struct error *err)
             rc = error_set(err, -ENOMEM, "out of memory");
     }
     buffer_free(&keys.bytes);
-    for (struct loaded_file *f; (f = loader.files);) {
-        loader.files = f->next;
-        free(f);
-    }
     return rc;
 }
 

@@ -16,11 +16,12 @@
 
 enum {
     HEADERS_MAX = 64 << 20, /* bytes of virtual headers kept for files nobody has open */
-    PATH_SIZE = 1024,
+    PATH_SIZE = 4096,
 };
 
 enum kind {
     ROOT,
+    GROUP,    /* of models; model: its number in the store */
     MODEL,
     FOLDER,   /* original/ (item 0) and those below; item: checkpoint file */
     ORIGINAL, /* item: checkpoint file */
@@ -63,11 +64,17 @@ static struct node unpack(uint64_t id)
 
 static bool is_folder(enum kind kind)
 {
-    return kind == ROOT || kind == MODEL || kind == FOLDER || kind == RECIPES ||
+    return kind == ROOT || kind == GROUP || kind == MODEL || kind == FOLDER || kind == RECIPES ||
            kind == TENSORS || kind == TENSOR || kind == CONTROLS;
 }
 
 bool tree_is_unsized(uint64_t node) { return unpack(node).kind == CONTROL; }
+
+bool tree_holds_models(uint64_t node)
+{
+    enum kind kind = unpack(node).kind;
+    return kind == ROOT || kind == GROUP;
+}
 
 /* ---- what is shown ---- */
 
@@ -91,7 +98,7 @@ static bool shows_tensors(const struct tree *t, const struct checkpoint *c)
 static void recipe_file_name(const struct checkpoint *c, uint32_t recipe, char *out)
 {
     char name[PATH_SIZE];
-    snprintf(name, sizeof name, "%s-%s.gguf", c->name, recipes[recipe].name);
+    snprintf(name, sizeof name, "%s-%s.gguf", c->base, recipes[recipe].name);
     if (strlen(name) <= NAME_BYTES)
         strcpy(out, name);
     else
@@ -124,8 +131,10 @@ static bool exists(const struct tree *t, struct node n, const struct checkpoint 
     }
 }
 
-/* The path of a node below the mount point: for messages, and for its inode number. */
-static void node_path(struct node n, const struct checkpoint *c, char out[PATH_SIZE])
+/* The path of a node below the mount point: for messages, and for its inode number. c: its
+ * checkpoint, which a model's own node may lack. */
+static void node_path(const struct tree *t, struct node n, const struct checkpoint *c,
+                      char out[PATH_SIZE])
 {
     char name[NAME_BYTES + 1] = "";
     if (n.kind == TENSOR || n.kind == FORM || n.kind == INFO)
@@ -134,7 +143,13 @@ static void node_path(struct node n, const struct checkpoint *c, char out[PATH_S
         recipe_file_name(c, n.form, name);
     switch (n.kind) {
     case ROOT: strcpy(out, ""); break;
-    case MODEL: snprintf(out, PATH_SIZE, "%s", c->name); break;
+    case GROUP:
+    case MODEL:
+        if (c)
+            snprintf(out, PATH_SIZE, "%s", c->name);
+        else if (store_name(t->store, n.model, out))
+            strcpy(out, "");
+        break;
     case FOLDER:
     case ORIGINAL:
         snprintf(out, PATH_SIZE, "%s/original%s%s", c->name, n.item ? "/" : "",
@@ -154,15 +169,20 @@ static void node_path(struct node n, const struct checkpoint *c, char out[PATH_S
     }
 }
 
+static uint64_t path_inode(const char *path)
+{
+    uint64_t hash = XXH64(path, strlen(path), 0);
+    return hash > TREE_ROOT ? hash : hash + 2;
+}
+
 /* The number that users see: the same over remounts, and for a model that has changed. */
-static uint64_t inode_number(struct node n, const struct checkpoint *c)
+static uint64_t inode_number(const struct tree *t, struct node n, const struct checkpoint *c)
 {
     char path[PATH_SIZE];
     if (n.kind == ROOT)
         return TREE_ROOT;
-    node_path(n, c, path);
-    uint64_t hash = XXH64(path, strlen(path), 0);
-    return hash > TREE_ROOT ? hash : hash + 2;
+    node_path(t, n, c, path);
+    return path_inode(path);
 }
 
 /* ---- models ---- */
@@ -174,6 +194,10 @@ static int get_checkpoint(struct tree *t, struct node n, bool current, struct ch
     *out = NULL;
     if (n.kind == ROOT || (n.kind == CONTROLS && !n.model))
         return 0;
+    if (n.kind == GROUP) {
+        char name[STORE_NAME_MAX];
+        return store_name(t->store, n.model, name);
+    }
     if (n.kind == CONTROL)
         return n.item < CONTROL_COUNT && !n.model ? 0 : -ENOENT;
     int rc = current ? store_get_current(t->store, n.model, out, &err)
@@ -223,7 +247,7 @@ static int fill_stat(struct tree *t, struct node n, struct checkpoint *c, struct
     int rc = size_of(n, c, &size);
     if (rc)
         return rc;
-    *st = (struct stat){.st_ino = inode_number(n, c), .st_nlink = 1, .st_blksize = 128 << 10};
+    *st = (struct stat){.st_ino = inode_number(t, n, c), .st_nlink = 1, .st_blksize = 128 << 10};
     mode_t mode = c ? c->mode : 0444;
     int64_t mtime = c ? c->mtime_ns : t->started.tv_sec * 1000000000LL;
     st->st_uid = c ? c->uid : getuid();
@@ -266,14 +290,15 @@ int tree_getattr(struct tree *t, uint64_t id, struct stat *st)
 
 /* ---- lookup ---- */
 
-static int lookup_root(struct tree *t, const char *name, struct node *out)
+static int lookup_entry(struct tree *t, struct node parent, const char *name, struct node *out)
 {
-    if (strcmp(name, ".quantfs") == 0) {
-        *out = (struct node){.kind = CONTROLS};
+    bool group;
+    *out = (struct node){.kind = CONTROLS};
+    if (parent.kind == ROOT && strcmp(name, ".quantfs") == 0)
         return 0;
-    }
-    *out = (struct node){.kind = MODEL};
-    return store_find(t->store, name, &out->model);
+    int rc = store_find(t->store, parent.model, name, &out->model, &group);
+    out->kind = group ? GROUP : MODEL;
+    return rc;
 }
 
 static int lookup_original(const struct checkpoint *c, struct node parent, const char *name,
@@ -285,7 +310,7 @@ static int lookup_original(const struct checkpoint *c, struct node parent, const
         return -ENOMEM;
     const struct checkpoint_file *f = checkpoint_find_file(c, path);
     free(path);
-    if (!f || f->outside)
+    if (!f || f->outside || f->missing)
         return -ENOENT;
     out->kind = f->folder ? FOLDER : ORIGINAL;
     out->item = (uint32_t)(f - c->files);
@@ -374,8 +399,8 @@ int tree_lookup(struct tree *t, uint64_t parent, const char *name, uint64_t *nod
     struct node p = unpack(parent), n;
     struct checkpoint *c = NULL;
     int rc;
-    if (p.kind == ROOT || p.kind == CONTROLS) {
-        rc = p.kind == ROOT ? lookup_root(t, name, &n) : lookup_control(name, &n);
+    if (tree_holds_models(parent) || p.kind == CONTROLS) {
+        rc = p.kind == CONTROLS ? lookup_control(name, &n) : lookup_entry(t, p, name, &n);
         rc = rc ? rc : get_checkpoint(t, n, false, &c);
     } else {
         rc = get_checkpoint(t, p, false, &c);
@@ -418,15 +443,14 @@ static void add_entry(struct lister *l, const char *name, uint64_t inode, bool f
 static void add_node(struct lister *l, const char *name, struct node n, const struct checkpoint *c)
 {
     if (n.kind >= CONTROLS || exists(l->tree, n, c))
-        add_entry(l, name, inode_number(n, c), is_folder(n.kind));
+        add_entry(l, name, inode_number(l->tree, n, c), is_folder(n.kind));
 }
 
-static bool add_model(void *context, uint32_t number, const char *name)
+/* Its inode number is a hash of its name, as tells node_path; the store is locked here. */
+static bool add_store_entry(void *context, const struct store_entry *e)
 {
     struct lister *l = context;
-    struct checkpoint only_name = {.name = (char *)name};
-    add_entry(l, name, inode_number((struct node){.model = number, .kind = MODEL}, &only_name),
-              true);
+    add_entry(l, e->last, path_inode(e->name), true);
     return !l->failed;
 }
 
@@ -436,7 +460,7 @@ static void list_original(struct lister *l, struct node n, const struct checkpoi
     size_t skip = *folder ? strlen(folder) + 1 : 0;
     for (uint32_t i = 1; i < c->file_count; i++) {
         const struct checkpoint_file *f = &c->files[i];
-        if (f->outside || strncmp(f->path, folder, skip ? skip - 1 : 0) != 0 ||
+        if (f->outside || f->missing || strncmp(f->path, folder, skip ? skip - 1 : 0) != 0 ||
             (skip && f->path[skip - 1] != '/') || strchr(f->path + skip, '/'))
             continue;
         struct node child = {n.model, f->folder ? FOLDER : ORIGINAL, i, 0};
@@ -490,10 +514,10 @@ int tree_list(struct tree *t, uint64_t id, struct listing **out)
         checkpoint_unref(c);
         return -ENOMEM;
     }
-    add_entry(&l, ".", inode_number(n, c), true);
+    add_entry(&l, ".", inode_number(t, n, c), true);
     add_entry(&l, "..", TREE_ROOT, true);
-    if (n.kind == ROOT)
-        store_each(t->store, add_model, &l);
+    if (tree_holds_models(id))
+        store_each(t->store, n.model, add_store_entry, &l);
     else if (n.kind == CONTROLS)
         for (uint32_t i = 0; i < CONTROL_COUNT; i++)
             add_node(&l, control_names[i], (struct node){0, CONTROL, i, 0}, NULL);
@@ -578,7 +602,7 @@ int tree_open(struct tree *t, uint64_t id, struct file **out)
         checkpoint_unref(c);
         return -ENOMEM;
     }
-    node_path(n, c, f->path);
+    node_path(t, n, c, f->path);
     stream_init(&f->stream, t->readahead);
     if (n.kind == CONTROL) {
         char *text = control_text(t, n.item);

@@ -20,25 +20,23 @@ struct request {
     bool force;
 };
 
-static bool first_model(void *context, uint32_t number, const char *name)
+static bool first_model(void *context, const struct store_entry *e)
 {
-    (void)name;
-    *(uint32_t *)context = number;
+    *(uint32_t *)context = e->number;
     return false;
 }
 
-/* The image of SRC, which must be a checkpoint itself. */
+/* The image of SRC, which must be a model itself. */
 static int open_image(struct service *s, const struct request *request, struct image **image,
                       struct error *err)
 {
     uint32_t number = 0;
     struct checkpoint *c;
-    if (!checkpoint_is_folder(store_root(s->tree.store), ""))
+    store_each_model(s->tree.store, first_model, &number);
+    if (!store_is_model(s->tree.store) || !number)
         return error_set(err, -EINVAL,
-                         "%s: no checkpoint: there is neither a config.json nor a safetensors "
-                         "file in it",
+                         "%s: no model: there is neither a config.json nor a file of weights in it",
                          request->source);
-    store_each(s->tree.store, first_model, &number);
     int rc = store_get(s->tree.store, number, &c, err);
     if (rc)
         return rc;
@@ -135,11 +133,12 @@ static int convert(const struct request *request, struct options *options, struc
 
 int run_convert(const struct command *self, int argc, char **argv)
 {
-    enum { IMATRIX = 256, WORKERS, FORCE };
+    enum { IMATRIX = 256, WORKERS, FORCE, REQUANTIZE };
     static const struct option long_options[] = {
         {"help", no_argument, NULL, 'h'},       {"type", required_argument, NULL, 't'},
         {"output", required_argument, NULL, 'o'}, {"imatrix", required_argument, NULL, IMATRIX},
         {"workers", required_argument, NULL, WORKERS}, {"force", no_argument, NULL, FORCE},
+        {"allow-requantize", no_argument, NULL, REQUANTIZE},
         {0},
     };
     struct request request = {0};
@@ -157,6 +156,7 @@ int run_convert(const struct command *self, int argc, char **argv)
             break;
         case WORKERS: options.workers = strtoul(optarg, NULL, 10); break;
         case FORCE: request.force = true; break;
+        case REQUANTIZE: options.requantize = true; break;
         default: return command_usage(self, "what is wanted?");
         }
     }
