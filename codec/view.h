@@ -38,6 +38,13 @@ struct view view_make(const struct tensor *t);
 /* Whether weights come out as they are stored, if not where. */
 static inline bool view_keeps_values(const struct view *v) { return !v->scale && v->add == 0; }
 
+/* Whether the view is one tensor, all of it, as it is stored. */
+static inline bool view_is_whole(const struct view *v)
+{
+    return view_keeps_values(v) && v->stack_count == 1 && v->order == ROWS_AS_STORED &&
+           !v->first_row && v->rows * v->cols == v->tensor->elements;
+}
+
 /* Where output row `row` comes from: the tensor of the stack, and the row in that. */
 uint64_t view_source_row(const struct view *v, uint64_t row, uint32_t *which);
 

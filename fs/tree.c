@@ -4,6 +4,7 @@
 #include "daemon/log.h"
 #include "fs/control.h"
 #include "fs/gguf_file.h"
+#include "fs/hf_file.h"
 #include "fs/name.h"
 #include "fs/tensor_file.h"
 
@@ -17,6 +18,7 @@
 enum {
     HEADERS_MAX = 64 << 20, /* bytes of virtual headers kept for files nobody has open */
     PATH_SIZE = 4096,
+    ITEM_MAX = (1 << 26) - 1,
 };
 
 enum kind {
@@ -27,6 +29,9 @@ enum kind {
     ORIGINAL, /* item: checkpoint file */
     RECIPES,  /* gguf/ */
     RECIPE,   /* form: recipe */
+    HF,       /* hf/ */
+    HF_FORM,  /* form: of hf_model.h */
+    HF_FILE,  /* item: of hf_file.h; form */
     TENSORS,
     TENSOR,   /* item: tensor */
     FORM,     /* item: tensor; form: of tensor_file.h */
@@ -42,11 +47,11 @@ struct node {
     uint32_t form;
 };
 
-/* 24 bits of model, 4 of kind, 28 of item, 8 of form. */
+/* 24 bits of model, 6 of kind, 26 of item, 8 of form. */
 static uint64_t pack(struct node n)
 {
     return n.kind == ROOT ? TREE_ROOT
-                          : (uint64_t)n.model << 40 | (uint64_t)n.kind << 36 |
+                          : (uint64_t)n.model << 40 | (uint64_t)n.kind << 34 |
                                 (uint64_t)n.item << 8 | n.form;
 }
 
@@ -56,8 +61,8 @@ static struct node unpack(uint64_t id)
         return (struct node){.kind = ROOT};
     return (struct node){
         .model = (uint32_t)(id >> 40),
-        .kind = (enum kind)(id >> 36 & 15),
-        .item = (uint32_t)(id >> 8) & 0xfffffff,
+        .kind = (enum kind)(id >> 34 & 63),
+        .item = (uint32_t)(id >> 8) & ITEM_MAX,
         .form = (uint32_t)id & 0xff,
     };
 }
@@ -65,7 +70,7 @@ static struct node unpack(uint64_t id)
 static bool is_folder(enum kind kind)
 {
     return kind == ROOT || kind == GROUP || kind == MODEL || kind == FOLDER || kind == RECIPES ||
-           kind == TENSORS || kind == TENSOR || kind == CONTROLS;
+           kind == HF || kind == HF_FORM || kind == TENSORS || kind == TENSOR || kind == CONTROLS;
 }
 
 bool tree_is_unsized(uint64_t node) { return unpack(node).kind == CONTROL; }
@@ -81,6 +86,12 @@ bool tree_holds_models(uint64_t node)
 static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint32_t recipe)
 {
     return c->mapped && recipe < RECIPE_COUNT && t->options->recipe_mask >> recipe & 1;
+}
+
+static bool shows_hf(const struct tree *t, const struct checkpoint *c, uint32_t form)
+{
+    return form < HF_FORM_COUNT && t->options->format_mask >> hf_forms[form].format & 1 &&
+           hf_offered(c);
 }
 
 static bool shows_form(const struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
@@ -121,6 +132,12 @@ static bool exists(const struct tree *t, struct node n, const struct checkpoint 
     case ORIGINAL: return n.item < c->file_count && !c->files[n.item].folder;
     case RECIPES: return c->mapped;
     case RECIPE: return shows_recipe(t, c, n.form);
+    case HF: return hf_offered(c);
+    case HF_FORM: return shows_hf(t, c, n.form);
+    case HF_FILE: {
+        const char *name = hf_file_name(c, n.item);
+        return shows_hf(t, c, n.form) && name && *name;
+    }
     case TENSORS: return shows_tensors(t, c);
     case TENSOR:
     case INFO: return shows_tensors(t, c) && n.item < c->tensors.count;
@@ -157,6 +174,12 @@ static void node_path(const struct tree *t, struct node n, const struct checkpoi
         break;
     case RECIPES: snprintf(out, PATH_SIZE, "%s/gguf", c->name); break;
     case RECIPE: snprintf(out, PATH_SIZE, "%s/gguf/%s", c->name, name); break;
+    case HF: snprintf(out, PATH_SIZE, "%s/hf", c->name); break;
+    case HF_FORM: snprintf(out, PATH_SIZE, "%s/hf/%s", c->name, hf_forms[n.form].name); break;
+    case HF_FILE:
+        snprintf(out, PATH_SIZE, "%s/hf/%s/%s", c->name, hf_forms[n.form].name,
+                 hf_file_name(c, n.item));
+        break;
     case TENSORS: snprintf(out, PATH_SIZE, "%s/tensors", c->name); break;
     case TENSOR: snprintf(out, PATH_SIZE, "%s/tensors/%s", c->name, name); break;
     case FORM:
@@ -225,6 +248,7 @@ static struct timespec timespec_of(int64_t ns)
 static int size_of(struct node n, struct checkpoint *c, uint64_t *size)
 {
     struct error err;
+    int rc = 0;
     *size = 0;
     if (n.kind == ORIGINAL) {
         *size = c->files[n.item].identity.size;
@@ -234,11 +258,15 @@ static int size_of(struct node n, struct checkpoint *c, uint64_t *size)
         char *text = tensor_info(c, &c->tensors.items[n.item]);
         *size = text ? strlen(text) : 0;
         free(text);
-    } else if (n.kind == RECIPE && gguf_file_size(c, &recipes[n.form], size, &err)) {
-        log_error("%s", err.text);
-        return -EIO;
+    } else if (n.kind == RECIPE) {
+        rc = gguf_file_size(c, &recipes[n.form], size, &err);
+    } else if (n.kind == HF_FILE) {
+        rc = hf_file_size(c, &hf_forms[n.form], n.item, size, &err);
+        rc = rc ? error_prefix(&err, rc, "%s", c->name) : 0;
     }
-    return 0;
+    if (rc)
+        log_error("%s", err.text);
+    return rc ? -EIO : 0;
 }
 
 static int fill_stat(struct tree *t, struct node n, struct checkpoint *c, struct stat *st)
@@ -328,6 +356,23 @@ static int lookup_recipe(const struct checkpoint *c, const char *name, struct no
     return -ENOENT;
 }
 
+static int lookup_hf_form(const char *name, struct node *out)
+{
+    for (out->form = 0; out->form < HF_FORM_COUNT; out->form++)
+        if (strcmp(hf_forms[out->form].name, name) == 0)
+            return 0;
+    return -ENOENT;
+}
+
+static int lookup_hf_file(const struct checkpoint *c, const char *name, struct node *out)
+{
+    const char *candidate;
+    for (out->item = 0; (candidate = hf_file_name(c, out->item)); out->item++)
+        if (*candidate && strcmp(candidate, name) == 0)
+            return 0;
+    return -ENOENT;
+}
+
 static int lookup_tensor(const struct checkpoint *c, const char *name, struct node *out)
 {
     char raw[NAME_BYTES + 1];
@@ -369,6 +414,8 @@ static int lookup_in_model(const struct checkpoint *c, struct node parent, const
             out->kind = FOLDER;
         else if (strcmp(name, "gguf") == 0)
             out->kind = RECIPES;
+        else if (strcmp(name, "hf") == 0)
+            out->kind = HF;
         else if (strcmp(name, "tensors") == 0)
             out->kind = TENSORS;
         else
@@ -376,6 +423,11 @@ static int lookup_in_model(const struct checkpoint *c, struct node parent, const
         return 0;
     case FOLDER: return lookup_original(c, parent, name, out);
     case RECIPES: out->kind = RECIPE; return lookup_recipe(c, name, out);
+    case HF: out->kind = HF_FORM; return lookup_hf_form(name, out);
+    case HF_FORM:
+        out->kind = HF_FILE;
+        out->form = parent.form;
+        return lookup_hf_file(c, name, out);
     case TENSORS: out->kind = TENSOR; return lookup_tensor(c, name, out);
     case TENSOR:
         out->kind = FORM;
@@ -475,6 +527,7 @@ static void list_in_model(struct lister *l, struct node n, const struct checkpoi
     case MODEL:
         add_node(l, "original", (struct node){n.model, FOLDER, 0, 0}, c);
         add_node(l, "gguf", (struct node){n.model, RECIPES, 0, 0}, c);
+        add_node(l, "hf", (struct node){n.model, HF, 0, 0}, c);
         add_node(l, "tensors", (struct node){n.model, TENSORS, 0, 0}, c);
         break;
     case FOLDER: list_original(l, n, c); break;
@@ -484,6 +537,16 @@ static void list_in_model(struct lister *l, struct node n, const struct checkpoi
             add_node(l, name, (struct node){n.model, RECIPE, 0, i}, c);
         }
         break;
+    case HF:
+        for (uint32_t i = 0; i < HF_FORM_COUNT; i++)
+            add_node(l, hf_forms[i].name, (struct node){n.model, HF_FORM, 0, i}, c);
+        break;
+    case HF_FORM: {
+        const char *file;
+        for (uint32_t i = 0; (file = hf_file_name(c, i)); i++)
+            add_node(l, file, (struct node){n.model, HF_FILE, i, n.form}, c);
+        break;
+    }
     case TENSORS:
         for (uint32_t i = 0; i < c->tensors.count; i++) {
             name_encode(c->tensors.items[i].name, name);
@@ -577,6 +640,7 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
         rc = gguf_file_get(c, &recipes[n.form], &f->image, err);
         store_trim(t->store, HEADERS_MAX);
         return rc;
+    case HF_FILE: return hf_file_get(c, &hf_forms[n.form], n.item, &f->image, err);
     case INFO: {
         char *text = tensor_info(c, tensor);
         f->text = text ? bytes_new(text, strlen(text)) : NULL;
@@ -679,6 +743,8 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
     if (n.kind == RECIPE) {
         out[XATTR_FORMAT] = "gguf";
         out[XATTR_RECIPE] = recipes[n.form].name;
+    } else if (n.kind == HF_FILE) {
+        out[XATTR_FORMAT] = hf_forms[n.form].name;
     } else if (tensor) {
         out[XATTR_FORMAT] = tensor_form_name(tensor, n.form);
     } else if (n.kind == MODEL && *c->problem.text) {
@@ -688,7 +754,7 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
         out[XATTR_SOURCE] = source_path(c->shards[tensor->file]);
     else if (n.kind == ORIGINAL)
         out[XATTR_SOURCE] = c->files[n.item].path;
-    else if (n.kind == RECIPE || n.kind == MODEL)
+    else if (n.kind == RECIPE || n.kind == HF_FILE || n.kind == MODEL)
         out[XATTR_SOURCE] = *c->path ? c->path : ".";
     if (n.kind == RECIPE || (tensor && n.form != FORM_STORED))
         out[XATTR_REFERENCE] = "llama.cpp " QUANTFS_REFERENCE;
