@@ -189,6 +189,26 @@ const struct gguf_value *gguf_find(const struct gguf_header *h, const char *key)
     return NULL;
 }
 
+bool gguf_find_number(const struct gguf_header *h, const char *key, double *out)
+{
+    struct gguf_string text;
+    const struct gguf_value *v = gguf_find(h, key);
+    if (!v || v->is_array || v->type == GGUF_STRING)
+        return false;
+    struct reader r = reader_make(v->data, v->size);
+    return gguf_next_element(&r, v->type, out, &text);
+}
+
+bool gguf_find_text(const struct gguf_header *h, const char *key, struct gguf_string *out)
+{
+    double number;
+    const struct gguf_value *v = gguf_find(h, key);
+    if (!v || v->is_array || v->type != GGUF_STRING)
+        return false;
+    struct reader r = reader_make(v->data, v->size);
+    return gguf_next_element(&r, GGUF_STRING, &number, out);
+}
+
 static int read_alignment(struct gguf_header *h, struct error *err)
 {
     const struct gguf_value *v = gguf_find(h, "general.alignment");

@@ -15,9 +15,6 @@
 int gguf_list_tensors(const struct gguf_header *h, uint64_t file_size, uint32_t file,
                       struct tensor_list *list, struct error *err);
 
-/* general.architecture; false where it is missing or no text. */
-bool gguf_architecture(const struct gguf_header *h, struct gguf_string *out);
-
 /* Maps the tensors of a file, or of all files of a split one; h: the (first) file's header. The
  * model refers to the tensors. -ENOTSUP, with what stands in the way: a tensor whose type cannot be
  * decoded, or, unless requantize, one that is quantized already; an architecture that llama-quantize

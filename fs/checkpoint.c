@@ -368,16 +368,12 @@ static int load_folder(struct checkpoint *c, struct error *err)
     return rc;
 }
 
-/* A whole number among a header's keys, -1 where there is none. */
-static int64_t split_number(const struct gguf_header *h, const char *key)
+/* Whether a part says of itself what its name says. */
+static bool is_part(const struct gguf_header *h, size_t number, size_t count)
 {
-    const struct gguf_value *v = gguf_find(h, key);
-    struct gguf_string text;
-    double number;
-    if (!v || v->is_array || v->type == GGUF_STRING)
-        return -1;
-    struct reader r = reader_make(v->data, v->size);
-    return gguf_next_element(&r, v->type, &number, &text) ? (int64_t)number : -1;
+    double no, of;
+    return gguf_find_number(h, "split.no", &no) && gguf_find_number(h, "split.count", &of) &&
+           no == (double)number && of == (double)count;
 }
 
 /* A GGUF file with all its parts; head becomes the header of the first. */
@@ -392,8 +388,7 @@ static int load_gguf(struct checkpoint *c, struct container_gguf *head, struct e
         struct container_gguf g = {0};
         rc = open_shard(c, c->files[i + 1].path, &s, err);
         rc = rc ? rc : container_read_gguf(s, &g, err);
-        if (!rc && count > 1 && (split_number(&g.header, "split.no") != (int64_t)i ||
-                                 split_number(&g.header, "split.count") != (int64_t)count))
+        if (!rc && count > 1 && !is_part(&g.header, i, count))
             rc = error_set(err, -EINVAL, "%s: by its keys it is not part %zu of %zu",
                            source_path(s), i + 1, count);
         rc = rc ? rc : container_list_gguf(s, &g, (uint32_t)i, &c->tensors, err);
@@ -447,7 +442,7 @@ static int map_folder(struct checkpoint *c, struct error *err)
 static int map_gguf(struct checkpoint *c, const struct container_gguf *head, struct error *err)
 {
     struct gguf_string arch;
-    if (gguf_architecture(&head->header, &arch))
+    if (gguf_find_text(&head->header, "general.architecture", &arch))
         snprintf(c->architecture, sizeof c->architecture, "%.*s",
                  arch.size < sizeof c->architecture ? (int)arch.size : 0, arch.data);
     return gguf_model_map(&head->header, &c->tensors, c->requantize, &c->model, err);
