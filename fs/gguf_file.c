@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/gguf_file.h"
 
+#include "daemon/log.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -59,13 +61,19 @@ static int get_file(void *context, const char *name, struct blob *out, struct er
     return 0;
 }
 
+static void warn(void *context, const char *sentence)
+{
+    struct loader *loader = context;
+    log_warning("%s: %s", loader->checkpoint->name, sentence);
+}
+
 /* By c->lock. */
 static int make_keys(struct checkpoint *c, struct error *err)
 {
     if (c->keys)
         return 0;
     struct loader loader = {.checkpoint = c};
-    struct model_files files = {.get = get_file, .context = &loader};
+    struct model_files files = {.get = get_file, .warn = warn, .context = &loader};
     struct gguf_keys keys = {0};
     int rc = model_put_keys(&c->model, &c->config, c->folder, &files, &keys, err);
     if (!rc) {
