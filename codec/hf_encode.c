@@ -700,8 +700,8 @@ static int post_process(struct encoder *e, const json_t *p)
     return rc ? rc : put_pair(e, json_object_get(p, "sep"), false);
 }
 
-int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const int64_t wrap[2],
-              const char *text, size_t n, struct token_ids *out, struct error *err)
+int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const char *text, size_t n,
+              struct token_ids *out, struct error *err)
 {
     struct encoder e = {.tokenizer = tokenizer,
                         .model = json_object_get(tokenizer, "model"),
@@ -712,12 +712,12 @@ int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const int64_t w
     int rc = check_model(&e);
     rc = rc ? rc : load_merges(&e);
     rc = rc ? rc : gather_added(&e);
-    if (!rc && wrap && wrap[0] >= 0)
-        rc = add_id(&e, (uint32_t)wrap[0]);
+    if (!rc && v->wraps && v->wrap[0] >= 0)
+        rc = add_id(&e, (uint32_t)v->wrap[0]);
     rc = rc ? rc : encode_run(&e, (struct piece){text, n}, false);
-    if (!rc && wrap && wrap[1] >= 0)
-        rc = add_id(&e, (uint32_t)wrap[1]);
-    if (!rc && !wrap)
+    if (!rc && v->wraps && v->wrap[1] >= 0)
+        rc = add_id(&e, (uint32_t)v->wrap[1]);
+    if (!rc && !v->wraps)
         rc = post_process(&e, json_object_get(tokenizer, "post_processor"));
     bpe_merges_free(&e.merges);
     arena_free(&e.arena);

@@ -23,10 +23,9 @@ struct token_ids {
     size_t count, capacity;
 };
 
-/* Encodes n bytes of valid UTF-8. v: the tokenizer's vocabulary. wrap: the ids of a bos and an eos
- * token that stand around the text in place of what the post_processor says, -1 for none; or NULL.
- * -ENOTSUP with what is not known. Free out->ids. */
-int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const int64_t wrap[2],
-              const char *text, size_t n, struct token_ids *out, struct error *err);
+/* Encodes n bytes of valid UTF-8. v: the tokenizer's vocabulary. -ENOTSUP with what is not known.
+ * Free out->ids. */
+int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const char *text, size_t n,
+              struct token_ids *out, struct error *err);
 
 #endif

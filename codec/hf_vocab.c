@@ -12,14 +12,35 @@ enum { ATTRIBUTE_COUNT = sizeof attributes / sizeof *attributes };
 
 /* What a tokenizer class sets where tokenizer_config.json says nothing; chosen by the class's name
  * or, where no class is named, by the model's type. */
-static const struct {
-    const char *class_name, *model_types[2];
+enum wrap { WRAP_NEVER, WRAP_PLAIN, WRAP_BOS }; /* around a text, unless the config says otherwise */
+
+static const struct class {
+    const char *class_name, *model_types[6];
     const char *defaults[ATTRIBUTE_COUNT];
+    enum wrap wrap;
 } classes[] = {
-    {"LlamaTokenizer", {"llama", "mistral"}, {"<s>", "</s>", "<unk>"}},
-    {"Qwen2Tokenizer", {"qwen2", NULL}, {NULL, "<|endoftext|>", "<|endoftext|>", NULL,
-                                         "<|endoftext|>"}},
-    {"GPT2Tokenizer", {NULL, NULL}, {"<|endoftext|>", "<|endoftext|>", "<|endoftext|>"}},
+    {"LlamaTokenizer",
+     {"llama", "mistral", "mixtral", "phi3"},
+     {"<s>", "</s>", "<unk>"},
+     WRAP_BOS},
+    {"CodeLlamaTokenizer", {NULL}, {"<s>", "</s>", "<unk>"}, WRAP_BOS},
+    {"GemmaTokenizer",
+     {"gemma2", "gemma3", "gemma3_text"},
+     {"<bos>", "<eos>", "<unk>", NULL, "<pad>"},
+     WRAP_BOS},
+    {"CohereTokenizer", {NULL}, {"<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<UNK>"}, WRAP_BOS},
+    {"GPTNeoXTokenizer",
+     {"olmo2"},
+     {"<|endoftext|>", "<|endoftext|>", "<|endoftext|>"},
+     WRAP_PLAIN},
+    {"GPT2Tokenizer",
+     {"granite"},
+     {"<|endoftext|>", "<|endoftext|>", "<|endoftext|>"},
+     WRAP_NEVER},
+    {"Qwen2Tokenizer",
+     {"qwen2", "qwen3", "qwen3_moe"},
+     {NULL, "<|endoftext|>", "<|endoftext|>", NULL, "<|endoftext|>"},
+     WRAP_NEVER},
 };
 
 static int by_text(const void *a, const void *b, void *tokens)
@@ -194,23 +215,37 @@ static int append_decoder(struct hf_vocab *v, size_t *capacity, const struct ind
     return rc;
 }
 
-static const char *const *class_defaults(const json_t *tokenizer_config, const char *model_type)
+static const struct class *find_class(const json_t *tokenizer_config, const char *model_type)
 {
+    static const struct class none;
     const char *name = json_string_value(json_object_get(tokenizer_config, "tokenizer_class"));
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
         size_t n = strlen(classes[i].class_name);
         if (name) {
             if (strncmp(name, classes[i].class_name, n) == 0 &&
                 (name[n] == '\0' || strcmp(name + n, "Fast") == 0))
-                return classes[i].defaults;
+                return &classes[i];
             continue;
         }
-        for (int k = 0; model_type && k < 2; k++)
-            if (classes[i].model_types[k] && strcmp(model_type, classes[i].model_types[k]) == 0)
-                return classes[i].defaults;
+        for (const char *const *type = classes[i].model_types; model_type && *type; type++)
+            if (strcmp(model_type, *type) == 0)
+                return &classes[i];
     }
-    static const char *const none[ATTRIBUTE_COUNT];
-    return none;
+    return &none;
+}
+
+/* The text of a special token: special_tokens_map.json counts only beside configs from before
+ * added_tokens_decoder. NULL for none. */
+static const char *attribute_text(const json_t *config, const json_t *map, int attribute,
+                                  const struct class *c)
+{
+    const json_t *token = NULL;
+    if (!json_object_get(config, "added_tokens_decoder"))
+        token = json_object_get(map, attributes[attribute]);
+    if (!token)
+        token = json_object_get(config, attributes[attribute]);
+    const char *text = token ? token_text(token) : c->defaults[attribute];
+    return text && *text ? text : NULL;
 }
 
 static int append_special(struct hf_vocab *v, size_t *capacity, const struct index *index,
@@ -224,22 +259,17 @@ static int append_special(struct hf_vocab *v, size_t *capacity, const struct ind
 }
 
 static int append_attributes(struct hf_vocab *v, size_t *capacity, const struct index *index,
-                             const json_t *config, const json_t *map, const char *model_type,
+                             const json_t *config, const json_t *map, const struct class *c,
                              struct error *err)
 {
-    /* special_tokens_map.json counts only beside configs from before added_tokens_decoder. */
-    if (json_object_get(config, "added_tokens_decoder"))
-        map = NULL;
-    const char *const *defaults = class_defaults(config, model_type);
     for (int i = 0; i < ATTRIBUTE_COUNT; i++) {
-        const json_t *token = json_object_get(map, attributes[i]);
-        if (!token)
-            token = json_object_get(config, attributes[i]);
-        const char *text = token ? token_text(token) : defaults[i];
-        int rc = text && *text ? append_special(v, capacity, index, text, err) : 0;
+        const char *text = attribute_text(config, map, i, c);
+        int rc = text ? append_special(v, capacity, index, text, err) : 0;
         if (rc)
             return rc;
     }
+    if (json_object_get(config, "added_tokens_decoder"))
+        map = NULL;
     const json_t *const lists[] = {json_object_get(config, "additional_special_tokens"),
                                    json_object_get(map, "additional_special_tokens")};
     for (int l = 0; l < 2; l++) {
@@ -254,6 +284,20 @@ static int append_attributes(struct hf_vocab *v, size_t *capacity, const struct 
         }
     }
     return 0;
+}
+
+/* add_bos_token and add_eos_token; a flag that is absent is the class's. */
+static void set_wrap(struct hf_vocab *v, const struct index *index, const json_t *config,
+                     const json_t *map, const struct class *c)
+{
+    static const char *const flags[2] = {"add_bos_token", "add_eos_token"};
+    v->wraps = c->wrap != WRAP_NEVER;
+    for (int i = 0; i < 2; i++) { /* as the first two attributes */
+        const json_t *flag = json_object_get(config, flags[i]);
+        bool add = flag ? json_is_true(flag) : i == 0 && c->wrap == WRAP_BOS;
+        const char *text = add ? attribute_text(config, map, i, c) : NULL;
+        v->wrap[i] = text ? find_text(v, index, text) : -1;
+    }
 }
 
 int hf_vocab_load(const json_t *tokenizer, const json_t *tokenizer_config,
@@ -273,13 +317,16 @@ int hf_vocab_load(const json_t *tokenizer, const json_t *tokenizer_config,
     if (rc) {
         error_prefix(err, rc, "tokenizer.json");
     } else {
+        const struct class *c = find_class(tokenizer_config, model_type);
         rc = append_decoder(v, &capacity, &index,
                             json_object_get(tokenizer_config, "added_tokens_decoder"), err);
         rc = rc ? rc
-                : append_attributes(v, &capacity, &index, tokenizer_config, special_tokens_map,
-                                    model_type, err);
+                : append_attributes(v, &capacity, &index, tokenizer_config, special_tokens_map, c,
+                                    err);
         if (rc)
             error_prefix(err, rc, "tokenizer_config.json");
+        else
+            set_wrap(v, &index, tokenizer_config, special_tokens_map, c);
     }
     free(index.ids);
     if (rc)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * tokenizer.ggml.pre: the name under which llama.cpp knows how a byte-level tokenizer splits text
- * before merging. It is told from the pre_tokenizer of tokenizer.json: the chain of its steps is
- * looked up in a table. Several names share a chain; vocabulary size, normalizer and the habit of
- * prepending a BOS token decide between them.
+ * tokenizer.ggml.pre of tokenizers whose hash is not known (pretokenizer_hash.h): the chain of steps
+ * of their pre_tokenizer is looked up in a table. Several names share a chain; vocabulary size,
+ * normalizer and the habit of prepending a BOS token decide between them. A guess: there may be
+ * relatives with the same chain and another name.
  */
 #ifndef CODEC_PRETOKENIZER_H
 #define CODEC_PRETOKENIZER_H

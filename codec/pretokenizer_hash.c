@@ -132,14 +132,14 @@ static char *list_text(const struct token_ids *ids)
     return text;
 }
 
-int pretokenizer_hash_name(const json_t *tokenizer, const struct hf_vocab *v,
-                           const int64_t wrap[2], const char **name, struct error *err)
+int pretokenizer_hash_name(const json_t *tokenizer, const struct hf_vocab *v, const char **name,
+                           struct error *err)
 {
     struct token_ids ids;
     uint8_t digest[crypto_hash_sha256_BYTES];
     char hash[2 * sizeof digest + 1];
     *name = NULL;
-    int rc = hf_encode(tokenizer, v, wrap, check_text, sizeof check_text - 1, &ids, err);
+    int rc = hf_encode(tokenizer, v, check_text, sizeof check_text - 1, &ids, err);
     if (rc)
         return rc == -ENOTSUP ? 0 : rc;
     char *text = list_text(&ids);

@@ -2,6 +2,7 @@
 #include "fs/gguf_file.h"
 
 #include "codec/gguf_model.h"
+#include "daemon/log.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -63,10 +64,16 @@ static int get_file(void *context, const char *name, struct blob *out, struct er
     return 0;
 }
 
+static void warn(void *context, const char *sentence)
+{
+    struct loader *loader = context;
+    log_warning("%s: %s", loader->checkpoint->name, sentence);
+}
+
 static int put_folder_keys(struct checkpoint *c, struct gguf_keys *keys, struct error *err)
 {
     struct loader loader = {.checkpoint = c};
-    struct model_files files = {.get = get_file, .context = &loader};
+    struct model_files files = {.get = get_file, .warn = warn, .context = &loader};
     int rc = model_put_keys(&c->model, &c->config, c->base, &files, keys, err);
     for (struct loaded_file *f; (f = loader.files);) {
         loader.files = f->next;
