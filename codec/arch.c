@@ -255,3 +255,45 @@ bool arch_drops_tensor(const struct arch *a, const char *hf)
             return true;
     return false;
 }
+
+/* ---- the way back ---- */
+
+const struct arch *arch_by_gguf(const char *name, size_t size)
+{
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
+        if (strlen(archs[i].gguf) == size && memcmp(archs[i].gguf, name, size) == 0)
+            return &archs[i];
+    return NULL;
+}
+
+/* A name of the table with its numbers filled in. False where it does not fit. */
+static bool fill_in(const char *pattern, long layer, uint32_t expert, const char *tail, char *out,
+                    size_t size)
+{
+    size_t n = 0;
+    for (; *pattern && n + 12 < size; pattern++) {
+        if (*pattern == '%')
+            n += (size_t)sprintf(out + n, "%ld", layer);
+        else if (*pattern == '#')
+            n += (size_t)sprintf(out + n, "%u", (unsigned)expert);
+        else
+            out[n++] = *pattern;
+    }
+    return !*pattern && snprintf(out + n, size - n, "%s", tail) < (int)(size - n);
+}
+
+bool arch_hf_name(const struct arch *a, const char *gguf, uint32_t expert, char *out, size_t size,
+                  bool *experts)
+{
+    const struct arch_name *const tables[] = {a->tensors, common_names};
+    const char *dot = strrchr(gguf, '.');
+    for (int t = 0; dot && t < 2; t++)
+        for (const struct arch_name *name = tables[t]; name && name->hf; name++) {
+            long layer = -1, none = -1;
+            if (!match(name->gguf, gguf, dot, &layer, &none))
+                continue;
+            *experts = strchr(name->hf, '#') != NULL;
+            return fill_in(name->hf, layer, expert, dot, out, size);
+        }
+    return false;
+}

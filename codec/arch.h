@@ -63,4 +63,13 @@ bool arch_tensor_name(const struct arch *a, const char *hf, uint32_t layers, cha
  * hears in a multimodal model. */
 bool arch_drops_tensor(const struct arch *a, const char *hf);
 
+/* The way back. By general.architecture; NULL if none has it. */
+const struct arch *arch_by_gguf(const char *name, size_t size);
+
+/* The checkpoint's name of a GGUF tensor, into out. Where it holds the matrices of all experts,
+ * *experts is true, and the name is that of expert number `expert`. False where the name is not
+ * known. */
+bool arch_hf_name(const struct arch *a, const char *gguf, uint32_t expert, char *out, size_t size,
+                  bool *experts);
+
 #endif

@@ -23,7 +23,7 @@ static int by_width_and_name(const void *a, const void *b)
     return width(x) != width(y) ? width(y) - width(x) : strcmp(x->name, y->name);
 }
 
-static void sort_tensors(struct hf_model *m)
+void hf_model_sort(struct hf_model *m)
 {
     if (m->count)
         qsort(m->tensors, m->count, sizeof *m->tensors, by_width_and_name);
@@ -50,7 +50,7 @@ static int add_checkpoint_tensors(struct hf_model *m, const struct scales *scale
             return rc;
         m->count++;
     }
-    sort_tensors(m);
+    hf_model_sort(m);
     return 0;
 }
 

@@ -41,6 +41,9 @@ int hf_model_of_checkpoint(const struct config *config, const struct tensor_list
                            struct hf_model *m, struct error *err);
 void hf_model_free(struct hf_model *m);
 
+/* Puts the tensors in order, for whoever makes a model. */
+void hf_model_sort(struct hf_model *m);
+
 /* config.json for a form, to be freed; NULL when memory is out. */
 char *hf_model_config(const struct hf_model *m, const struct hf_form *form);
 

@@ -168,8 +168,8 @@ static json_t *sequence_item(const char *id, int type)
 /* bos and eos around each text, as far as they are wanted. */
 static json_t *template_json(const struct gguf_header *h, const struct vocab *v, bool bos_default)
 {
-    struct gguf_string bos, eos;
-    uint32_t bos_id, eos_id;
+    struct gguf_string bos = {0}, eos = {0};
+    uint32_t bos_id = 0, eos_id = 0;
     bool with_bos = flag(h, "tokenizer.ggml.add_bos_token", bos_default) &&
                     special(h, v, "bos", &bos, &bos_id);
     bool with_eos =
@@ -425,6 +425,7 @@ int hf_tokenizer_config(const struct gguf_header *h, char **out, struct error *e
     json_t *root = json_object();
     json_object_set_new(root, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
     json_object_set_new(root, "clean_up_tokenization_spaces", json_false());
+    json_object_set_new(root, "model_input_names", json_pack("[s, s]", "input_ids", "attention_mask"));
     for (size_t i = 0; !rc && i < sizeof roles / sizeof *roles; i++)
         if (special(h, &v, roles[i].role, &text, &id))
             json_object_set_new(root, roles[i].name, json_text(text));

@@ -2,6 +2,7 @@
 #include "fs/checkpoint.h"
 
 #include "codec/gguf_model.h"
+#include "codec/hf_model.h"
 #include "codec/safetensors.h"
 
 #include <dirent.h>
@@ -536,6 +537,11 @@ void checkpoint_unref(struct checkpoint *c)
     for (int i = 0; i < RECIPE_COUNT; i++)
         image_unref(c->images[i]);
     bytes_unref(c->keys);
+    if (c->hf)
+        hf_model_free(c->hf);
+    free(c->hf);
+    bytes_unref(c->hf_texts[0]);
+    bytes_unref(c->hf_texts[1]);
     model_free(&c->model);
     config_free(&c->config);
     calibration_unref(c->calibration);

@@ -63,14 +63,18 @@ struct checkpoint {
     mode_t mode;               /* permissions to read that all weight files give */
     uid_t uid;                 /* owner of the weight files */
     gid_t gid;
-    /* What is made at first use, by lock; see gguf_file.h. */
+    /* What is made at first use, by lock; see gguf_file.h and hf_file.h. */
     pthread_mutex_t lock;
+    struct hf_model *hf;
+    struct bytes *hf_texts[2];
     struct bytes *keys;
     uint64_t key_count;
     struct image *images[RECIPE_COUNT];
     uint64_t sizes[RECIPE_COUNT]; /* 0: not known yet */
-    _Atomic size_t footprint;     /* of keys and images; not by lock */
+    _Atomic size_t footprint;     /* of all these; not by lock */
 };
+
+struct hf_model;
 
 struct checkpoint_options {
     const char *name, *base, *path, *file; /* as in struct checkpoint */

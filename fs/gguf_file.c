@@ -324,11 +324,14 @@ void gguf_file_forget(struct checkpoint *c)
 {
     pthread_mutex_lock(&c->lock);
     for (int i = 0; i < RECIPE_COUNT; i++) {
+        if (c->images[i])
+            c->footprint -= image_footprint(c->images[i]);
         image_unref(c->images[i]);
         c->images[i] = NULL;
     }
+    if (c->keys)
+        c->footprint -= c->keys->size;
     bytes_unref(c->keys);
     c->keys = NULL;
-    c->footprint = 0;
     pthread_mutex_unlock(&c->lock);
 }

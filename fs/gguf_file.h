@@ -21,7 +21,7 @@ int gguf_file_size(struct checkpoint *c, const struct recipe *recipe, uint64_t *
 int gguf_file_data_size(struct checkpoint *c, const struct recipe *recipe, uint64_t *size,
                         struct error *err);
 
-/* Drops keys and images (checkpoint->footprint bytes); they are made again when somebody asks. */
+/* Drops keys and images; they are made again when somebody asks. */
 void gguf_file_forget(struct checkpoint *c);
 
 /* The importance of a GGUF tensor's columns, or NULL. -EINVAL where the matrix does not fit. */

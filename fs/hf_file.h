@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * hf/<form>/: a model as the folder that transformers loads. config.json and model.safetensors are
- * made; the tokenizer's and other small files of a checkpoint are its own.
+ * made; the tokenizer's and other small files are a checkpoint's own, and made, too, for a GGUF file.
  */
 #ifndef FS_HF_FILE_H
 #define FS_HF_FILE_H
@@ -17,9 +17,12 @@ bool hf_offered(const struct checkpoint *c);
 const char *hf_file_name(const struct checkpoint *c, uint32_t item);
 
 /* Its size, and what is in it. -errno with a sentence. */
-int hf_file_size(const struct checkpoint *c, const struct hf_form *form, uint32_t item,
+int hf_file_size(struct checkpoint *c, const struct hf_form *form, uint32_t item,
                  uint64_t *size, struct error *err);
-int hf_file_get(const struct checkpoint *c, const struct hf_form *form, uint32_t item,
+int hf_file_get(struct checkpoint *c, const struct hf_form *form, uint32_t item,
                 struct image **out, struct error *err);
+
+/* Drops what was made for these files and is kept. */
+void hf_file_forget(struct checkpoint *c);
 
 #endif

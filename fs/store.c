@@ -3,6 +3,7 @@
 
 #include "daemon/log.h"
 #include "fs/gguf_file.h"
+#include "fs/hf_file.h"
 #include "fs/scan.h"
 
 #include <errno.h>
@@ -586,6 +587,7 @@ void store_trim(struct store *s, size_t budget)
         if (total <= budget || !oldest)
             break;
         gguf_file_forget(oldest->checkpoint);
+        hf_file_forget(oldest->checkpoint);
     }
     pthread_mutex_unlock(&s->lock);
 }
