@@ -45,7 +45,7 @@ static int add_checkpoint_tensors(struct hf_model *m, const struct scales *scale
                                   .ndim = t->ndim,
                                   .view = view_make(t),
                                   .kept = !t->dtype->widen};
-        int rc = scales_apply(scales, tensors, &out->view, err);
+        int rc = scales_apply(scales, tensors, &out->view, &m->arena, err);
         if (rc)
             return rc;
         m->count++;

@@ -2,6 +2,7 @@
 #include "codec/model.h"
 
 #include "codec/rope.h"
+#include "codec/scales.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -115,13 +116,14 @@ static int by_name_and_expert(const void *a, const void *b)
     return order ? order : (x->expert > y->expert) - (x->expert < y->expert);
 }
 
-static int gather_parts(const struct model *m, const struct tensor_list *tensors,
-                        struct part *parts, size_t *count, struct error *err)
+static int gather_parts(const struct model *m, const struct scales *scales,
+                        const struct tensor_list *tensors, struct part *parts, size_t *count,
+                        struct error *err)
 {
     *count = 0;
     for (size_t i = 0; i < tensors->count; i++) {
         const struct tensor *source = &tensors->items[i];
-        if (arch_drops_tensor(m->arch, source->name))
+        if (arch_drops_tensor(m->arch, source->name) || scales_has(scales, source->name))
             continue;
         struct part *p = &parts[(*count)++];
         p->source = source;
@@ -168,8 +170,9 @@ static int stack_experts(struct model *m, struct model_tensor *t, const struct p
 }
 
 /* Turns the parts that stand under one name into a tensor. */
-static int add_tensor(struct model *m, const struct part *parts, size_t count, uint32_t vocab,
-                      struct error *err)
+static int add_tensor(struct model *m, const struct scales *scales,
+                      const struct tensor_list *tensors, const struct part *parts, size_t count,
+                      uint32_t vocab, struct error *err)
 {
     struct model_tensor *t = &m->tensors[m->count];
     *t = (struct model_tensor){.view = view_make(parts[0].source)};
@@ -178,6 +181,7 @@ static int add_tensor(struct model *m, const struct part *parts, size_t count, u
              : count > 1          ? error_set(err, -EINVAL, "two tensors would be called \"%s\"",
                                               parts[0].name)
                                   : 0;
+    rc = rc ? rc : scales_apply(scales, tensors, &t->view, &m->arena, err);
     rc = rc ? rc : set_shape(t, err);
     rc = rc ? rc : apply_arch(m, t, vocab, err);
     m->count += rc == 0;
@@ -247,7 +251,10 @@ static int map_tensors(struct model *m, const struct config *c, const struct ten
     enum { GENERATED_MAX = 3 };
     size_t count = 0, run;
     uint32_t vocab = UINT32_MAX;
-    int rc = m->arch->cuts_embedding ? config_u32(c, "vocab_size", &vocab, err) : 0;
+    struct scales scales;
+    int rc = scales_of(c, &scales, err);
+    if (!rc && m->arch->cuts_embedding)
+        rc = config_u32(c, "vocab_size", &vocab, err);
     if (rc)
         return error_prefix(err, rc, "config.json");
     struct part *parts = calloc(tensors->count + 1, sizeof *parts);
@@ -257,11 +264,12 @@ static int map_tensors(struct model *m, const struct config *c, const struct ten
         return error_set(err, -ENOMEM, "out of memory");
     }
     rc = add_rope_factors(m, c, err);
-    rc = rc ? error_prefix(err, rc, "config.json") : gather_parts(m, tensors, parts, &count, err);
+    rc = rc ? error_prefix(err, rc, "config.json")
+            : gather_parts(m, &scales, tensors, parts, &count, err);
     for (size_t i = 0; !rc && i < count; i += run) {
         for (run = 1; i + run < count && strcmp(parts[i].name, parts[i + run].name) == 0;)
             run++;
-        rc = add_tensor(m, &parts[i], run, vocab, err);
+        rc = add_tensor(m, &scales, tensors, &parts[i], run, vocab, err);
     }
     free(parts);
     if (rc)

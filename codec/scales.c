@@ -107,42 +107,54 @@ static const struct tensor *find(const struct method *m, const struct tensor_lis
     return bsearch(&key, tensors->items, tensors->count, sizeof key, by_name);
 }
 
-/* One for each block, row, or for all. */
-static int fit(const struct scales *s, struct view *view, const struct tensor *scale,
-               struct error *err)
+static int find_scale(const struct scales *s, const struct tensor_list *tensors,
+                      const struct tensor *weight, const struct tensor **out, struct error *err)
 {
-    uint64_t rows = view->rows, cols = view->cols;
-    if (s->block_rows && scale->ndim == 2) {
-        view->scale_rows = s->block_rows;
-        view->scale_cols = s->block_cols;
-    } else if (scale->elements == 1) {
-        view->scale_rows = rows;
-        view->scale_cols = cols;
-    } else {
-        view->scale_rows = 1;
-        view->scale_cols = cols;
-    }
+    *out = NULL;
+    for (int i = 0; s->method && !*out && i < METHOD_COUNT; i++)
+        if (strcmp(methods[i].name, s->method) == 0)
+            *out = find(&methods[i], tensors, weight->name);
+    if (*out && (*out)->dtype->widen)
+        return 0;
+    return error_set(err, -ENOTSUP, "tensor \"%s\" is stored as %s, and its scales are not there",
+                     weight->name, weight->dtype->name);
+}
+
+/* One for each block, row, or for all. rows: of the one tensor that the scales belong to. */
+static int set_blocks(const struct scales *s, struct view *view, uint64_t rows, struct error *err)
+{
+    const struct tensor *scale = view->scale;
+    uint64_t cols = view->cols;
+    bool blocks = s->block_rows && scale->ndim == 2;
+    view->scale_rows = blocks ? s->block_rows : scale->elements == 1 ? rows : 1;
+    view->scale_cols = blocks ? s->block_cols : cols;
     uint64_t down = (rows - 1) / view->scale_rows + 1, across = (cols - 1) / view->scale_cols + 1;
-    if (scale->elements / down != across || scale->elements % down || !scale->dtype->widen)
-        return error_set(err, -EINVAL,
-                         "tensor \"%s\": %" PRIu64 " scales do not fit its %" PRIu64 " x %" PRIu64
-                         " weights",
-                         view->tensor->name, scale->elements, rows, cols);
-    view->scale = scale;
-    return 0;
+    if (scale->elements / down == across && scale->elements % down == 0)
+        return 0;
+    return error_set(err, -EINVAL,
+                     "tensor \"%s\": %" PRIu64 " scales do not fit its %" PRIu64 " x %" PRIu64
+                     " weights",
+                     view->tensor->name, scale->elements, rows, cols);
 }
 
 int scales_apply(const struct scales *s, const struct tensor_list *tensors, struct view *view,
-                 struct error *err)
+                 struct arena *arena, struct error *err)
 {
-    const struct tensor *scale = NULL;
-    if (!view->tensor->dtype->scaled)
+    if (!view->tensor->dtype->scaled || !view->rows || !view->cols)
         return 0;
-    for (int i = 0; s->method && !scale && i < METHOD_COUNT; i++)
-        if (strcmp(methods[i].name, s->method) == 0)
-            scale = find(&methods[i], tensors, view->tensor->name);
-    if (!scale || !view->rows || !view->cols)
-        return error_set(err, -ENOTSUP, "tensor \"%s\" is stored as %s, and its scales are not there",
-                         view->tensor->name, view->tensor->dtype->name);
-    return fit(s, view, scale, err);
+    const struct tensor **scales = arena_array(arena, view->stack_count, sizeof *scales);
+    int rc = scales ? 0 : error_set(err, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; !rc && i < view->stack_count; i++) {
+        const struct tensor *weight = view->stack ? view->stack[i] : view->tensor;
+        rc = find_scale(s, tensors, weight, &scales[i], err);
+        if (!rc && (scales[i]->dtype != scales[0]->dtype ||
+                    scales[i]->elements != scales[0]->elements || scales[i]->ndim != scales[0]->ndim))
+            rc = error_set(err, -EINVAL, "tensor \"%s\": its scales are not like the others'",
+                           weight->name);
+    }
+    if (rc)
+        return rc;
+    view->scale = scales[0];
+    view->scales = view->stack ? scales : NULL;
+    return set_blocks(s, view, view->rows / view->stack_count, err);
 }

@@ -21,9 +21,10 @@ int scales_of(const struct config *config, struct scales *out, struct error *err
 /* Whether a tensor is one of the scales, or of those of activations, and not part of the model. */
 bool scales_has(const struct scales *s, const char *name);
 
-/* Gives a view of scaled weights its scales, out of the list, which is sorted by name. -ENOTSUP
- * where there are none, -EINVAL where they do not fit. Other views are left alone. */
+/* Gives a view of scaled weights its scales, out of the list, which is sorted by name. Memory comes
+ * from the arena. -ENOTSUP where there are none, -EINVAL where they do not fit. Other views are left
+ * alone. */
 int scales_apply(const struct scales *s, const struct tensor_list *tensors, struct view *view,
-                 struct error *err);
+                 struct arena *arena, struct error *err);
 
 #endif

@@ -28,7 +28,8 @@ struct view {
     float add;                         /* to every weight; 0: none */
     /* Every weight is multiplied by the element of `scale` that its block of scale_rows x
      * scale_cols weights has. NULL: none. */
-    const struct tensor *scale;
+    const struct tensor *scale;         /* the only one, or the first of the stack's */
+    const struct tensor *const *scales; /* one for each tensor of the stack, or NULL */
     uint64_t scale_rows, scale_cols;
 };
 
@@ -43,6 +44,12 @@ static inline bool view_is_whole(const struct view *v)
 {
     return view_keeps_values(v) && v->stack_count == 1 && v->order == ROWS_AS_STORED &&
            !v->first_row && v->rows * v->cols == v->tensor->elements;
+}
+
+/* The number of tensors that scales come from. */
+static inline uint32_t view_scale_count(const struct view *v)
+{
+    return v->scale ? v->stack_count : 0;
 }
 
 /* Where output row `row` comes from: the tensor of the stack, and the row in that. */
