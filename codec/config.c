@@ -229,6 +229,8 @@ int config_head_dim(const struct config *c, uint32_t *out, struct error *err)
     uint32_t hidden, heads;
     int rc = config_u32(c, "hidden_size", &hidden, err);
     rc = rc ? rc : config_u32(c, "num_attention_heads", &heads, err);
+    if (!rc && hidden < heads)
+        rc = error_set(err, -EINVAL, "hidden_size is smaller than num_attention_heads");
     if (!rc)
         *out = hidden / heads;
     return rc;

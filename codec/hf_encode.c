@@ -11,8 +11,10 @@
 #include <utf8proc.h>
 
 enum {
-    PATTERN_MAX = 8192,     /* bytes of a regular expression */
-    MATCH_LIMIT = 10000000, /* steps of one match */
+    PATTERN_MAX = 8192,   /* bytes of a regular expression */
+    PATTERN_COUNT = 16,   /* of the regular expressions that a text goes through */
+    MATCH_LIMIT = 10000,  /* steps of one match */
+    AROUND_MAX = 1000,    /* tokens that the post_processor adds */
 };
 
 /* A run of text: what is between added tokens, and what the pre_tokenizer cuts it into. */
@@ -24,6 +26,7 @@ struct piece {
 struct pieces {
     struct piece *items;
     size_t count, capacity;
+    bool mapped; /* to the byte alphabet */
 };
 
 /* A span of a piece that a pattern matches, or one between matches. */
@@ -42,6 +45,8 @@ struct encoder {
     const struct hf_vocab *vocab;
     const struct hf_token **added; /* the added tokens of the vocabulary */
     size_t added_count;
+    size_t patterns; /* that the text between two added tokens went through */
+    size_t around;   /* tokens that the post_processor added */
     struct bpe_merges merges;
     struct arena arena;
     struct token_ids *out;
@@ -208,7 +213,7 @@ static int spans_by_regex(struct encoder *e, const struct piece *p, const pcre2_
         if (found == PCRE2_ERROR_NOMATCH)
             break;
         const PCRE2_SIZE *v = pcre2_get_ovector_pointer(data);
-        if (found < 0 || v[1] <= v[0]) {
+        if (found < 0 || v[0] < at || v[1] <= v[0]) {
             rc = error_set(e->err, -ENOTSUP, "a regular expression of the pre_tokenizer takes too "
                                              "long");
             break;
@@ -304,10 +309,12 @@ static int split_by_regex(struct encoder *e, const char *pattern, struct splitte
 {
     int code;
     PCRE2_SIZE where;
-    if (strlen(pattern) > PATTERN_MAX)
-        return error_set(e->err, -ENOTSUP, "a regular expression of the pre_tokenizer is too long");
+    if (strlen(pattern) > PATTERN_MAX || e->patterns++ == PATTERN_COUNT)
+        return error_set(e->err, -ENOTSUP, "the pre_tokenizer has a regular expression that is too "
+                                           "long, or too many of them");
     by->regex = pcre2_compile((PCRE2_SPTR)for_pcre2(pattern), PCRE2_ZERO_TERMINATED,
-                              PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code, &where, NULL);
+                              PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                              &code, &where, NULL);
     if (!by->regex)
         return unknown(e, "the regular expression", pattern);
     by->context = pcre2_match_context_create(NULL);
@@ -321,8 +328,12 @@ static int split_by_regex(struct encoder *e, const char *pattern, struct splitte
 
 /* ---- the byte alphabet ---- */
 
+/* Once only: every time could double the text. */
 static int map_bytes(struct encoder *e, const struct pieces *in, struct pieces *out)
 {
+    if (out->mapped)
+        return unknown(e, "a second pre_tokenizer", "ByteLevel");
+    out->mapped = true;
     for (size_t i = 0; i < in->count; i++) {
         const struct piece *p = &in->items[i];
         char *mapped = arena_alloc(&e->arena, 2 * p->size + 1), *end = mapped;
@@ -416,7 +427,7 @@ static int pre_tokenize(struct encoder *e, const json_t *step, struct pieces *pi
     }
     if (!step || json_is_null(step))
         return 0;
-    struct pieces out = {0};
+    struct pieces out = {.mapped = pieces->mapped};
     rc = one_step(e, step, type, pieces, &out);
     free(pieces->items);
     *pieces = out;
@@ -616,6 +627,7 @@ static int encode_plain(struct encoder *e, struct piece p, bool normalized)
         return rc ? rc : encode_run(e, p, true);
     }
     struct pieces pieces = {0};
+    e->patterns = 0;
     int rc = add_piece(e, &pieces, p.text, p.size);
     rc = rc ? rc : pre_tokenize(e, json_object_get(e->tokenizer, "pre_tokenizer"), &pieces);
     for (size_t i = 0; !rc && i < pieces.count; i++)
@@ -633,6 +645,8 @@ static int put_around(struct encoder *e, const json_t *ids, bool front)
     json_t *id;
     json_array_foreach(ids, i, id)
     {
+        if (e->around++ == AROUND_MAX)
+            return error_set(e->err, -ENOTSUP, "the post_processor adds too many tokens");
         int rc = add_id(e, 0);
         if (rc)
             return rc;

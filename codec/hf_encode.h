@@ -5,8 +5,9 @@
  * alphabet and joined by BPE; the post_processor puts special tokens around it.
  *
  * What is known: normalizers NFC, NFD, NFKC, NFKD and sequences of them; pre_tokenizers Split,
- * ByteLevel, Digits, Punctuation and sequences; BPE models; post_processors TemplateProcessing,
- * RobertaProcessing, BertProcessing, ByteLevel and sequences. Everything else is refused by name.
+ * ByteLevel (once), Digits, Punctuation and sequences; BPE models; post_processors
+ * TemplateProcessing, RobertaProcessing, BertProcessing, ByteLevel and sequences. Everything else
+ * is refused by name, and so is what would take long: the work is bounded whatever the file says.
  */
 #ifndef CODEC_HF_ENCODE_H
 #define CODEC_HF_ENCODE_H

@@ -43,36 +43,27 @@ static const struct class {
      WRAP_NEVER},
 };
 
-static int by_text(const void *a, const void *b, void *tokens)
+/* index: text -> id. A token that was replaced is not found under its old text. */
+static int64_t find_text(const struct hf_vocab *v, const json_t *index, const char *text)
 {
-    const struct hf_token *t = tokens;
-    return strcmp(t[*(const uint32_t *)a].text, t[*(const uint32_t *)b].text);
+    const json_t *id = json_object_get(index, text);
+    json_int_t i = json_integer_value(id);
+    return id && strcmp(v->tokens[i].text, text) == 0 ? i : -1;
 }
 
-/* Finds ids by text: the ids of the tokens that were there when it was made, sorted by text; those
- * added since are searched one by one. */
-struct index {
-    uint32_t *ids;
-    size_t count;
-};
-
-static int64_t find_text(const struct hf_vocab *v, const struct index *index, const char *text)
+static int index_token(const struct hf_vocab *v, json_t *index, size_t id)
 {
-    size_t lo = 0, hi = index->count;
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-        int order = strcmp(v->tokens[index->ids[mid]].text, text);
-        if (order == 0)
-            return index->ids[mid];
-        if (order < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    for (size_t id = v->base; id < v->count; id++)
-        if (v->tokens[id].text && strcmp(v->tokens[id].text, text) == 0)
-            return (int64_t)id;
-    return -1;
+    return json_object_set_new_nocheck(index, v->tokens[id].text, json_integer((json_int_t)id));
+}
+
+/* Adds the texts that are not there yet; of tokens with one text the first counts. */
+static int index_tokens(const struct hf_vocab *v, json_t *index)
+{
+    for (size_t id = 0; id < v->count; id++)
+        if (v->tokens[id].text && find_text(v, index, v->tokens[id].text) < 0 &&
+            index_token(v, index, id))
+            return -ENOMEM;
+    return 0;
 }
 
 static int get_id(const json_t *id, size_t *out)
@@ -119,18 +110,6 @@ static int load_base(struct hf_vocab *v, size_t *capacity, const json_t *vocab, 
     return 0;
 }
 
-static int make_index(struct hf_vocab *v, struct index *index)
-{
-    index->ids = reallocarray(NULL, v->count + 1, sizeof *index->ids);
-    if (!index->ids)
-        return -ENOMEM;
-    for (size_t id = 0; id < v->count; id++)
-        if (v->tokens[id].text)
-            index->ids[index->count++] = (uint32_t)id;
-    qsort_r(index->ids, index->count, sizeof *index->ids, by_text, v->tokens);
-    return 0;
-}
-
 static int load_added(struct hf_vocab *v, size_t *capacity, const json_t *added, struct error *err)
 {
     size_t i, id;
@@ -164,7 +143,7 @@ static const char *token_text(const json_t *token)
 
 /* Adds a token that tokenizer_config.json names: known texts keep their ids, new ones get the
  * next id after all others. */
-static int append(struct hf_vocab *v, size_t *capacity, const struct index *index,
+static int append(struct hf_vocab *v, size_t *capacity, json_t *index,
                   const char *text, bool special, bool normalized, struct error *err)
 {
     int64_t id = find_text(v, index, text);
@@ -177,7 +156,7 @@ static int append(struct hf_vocab *v, size_t *capacity, const struct index *inde
         return error_set(err, -ENOMEM, "too many tokens");
     *t = (struct hf_token){
         .text = text, .added = true, .special = special, .normalized = normalized};
-    return 0;
+    return index_token(v, index, (size_t)id) ? error_set(err, -ENOMEM, "out of memory") : 0;
 }
 
 static int by_number(const void *a, const void *b)
@@ -188,7 +167,7 @@ static int by_number(const void *a, const void *b)
 }
 
 /* added_tokens_decoder: id -> token, in the order of ids. */
-static int append_decoder(struct hf_vocab *v, size_t *capacity, const struct index *index,
+static int append_decoder(struct hf_vocab *v, size_t *capacity, json_t *index,
                           const json_t *decoder, struct error *err)
 {
     size_t n = json_object_size(decoder), count = 0;
@@ -248,7 +227,7 @@ static const char *attribute_text(const json_t *config, const json_t *map, int a
     return text && *text ? text : NULL;
 }
 
-static int append_special(struct hf_vocab *v, size_t *capacity, const struct index *index,
+static int append_special(struct hf_vocab *v, size_t *capacity, json_t *index,
                           const char *text, struct error *err)
 {
     int rc = append(v, capacity, index, text, true, false, err);
@@ -258,7 +237,7 @@ static int append_special(struct hf_vocab *v, size_t *capacity, const struct ind
     return rc;
 }
 
-static int append_attributes(struct hf_vocab *v, size_t *capacity, const struct index *index,
+static int append_attributes(struct hf_vocab *v, size_t *capacity, json_t *index,
                              const json_t *config, const json_t *map, const struct class *c,
                              struct error *err)
 {
@@ -305,30 +284,32 @@ int hf_vocab_load(const json_t *tokenizer, const json_t *tokenizer_config,
                   struct error *err)
 {
     *v = (struct hf_vocab){0};
-    struct index index = {0};
     size_t capacity = 0;
     const json_t *vocab = json_object_get(json_object_get(tokenizer, "model"), "vocab");
     if (!json_object_size(vocab))
         return error_set(err, -EINVAL, "tokenizer.json: model.vocab is missing");
-    int rc = load_base(v, &capacity, vocab, err);
-    if (!rc && make_index(v, &index))
+    json_t *index = json_object();
+    int rc = index ? load_base(v, &capacity, vocab, err) : error_set(err, -ENOMEM, "out of memory");
+    if (!rc && index_tokens(v, index))
         rc = error_set(err, -ENOMEM, "out of memory");
     rc = rc ? rc : load_added(v, &capacity, json_object_get(tokenizer, "added_tokens"), err);
+    if (!rc && index_tokens(v, index))
+        rc = error_set(err, -ENOMEM, "out of memory");
     if (rc) {
         error_prefix(err, rc, "tokenizer.json");
     } else {
         const struct class *c = find_class(tokenizer_config, model_type);
-        rc = append_decoder(v, &capacity, &index,
+        rc = append_decoder(v, &capacity, index,
                             json_object_get(tokenizer_config, "added_tokens_decoder"), err);
         rc = rc ? rc
-                : append_attributes(v, &capacity, &index, tokenizer_config, special_tokens_map, c,
+                : append_attributes(v, &capacity, index, tokenizer_config, special_tokens_map, c,
                                     err);
         if (rc)
             error_prefix(err, rc, "tokenizer_config.json");
         else
             set_wrap(v, &index, tokenizer_config, special_tokens_map, c);
     }
-    free(index.ids);
+    json_decref(index);
     if (rc)
         hf_vocab_free(v);
     return rc;

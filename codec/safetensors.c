@@ -121,8 +121,8 @@ static int parse_header(json_t *header, uint64_t data_size, uint64_t data_start,
             return rc;
         t->file = file;
     }
-    struct tensor *items = list->items + first;
     size_t count = list->count - first;
+    struct tensor *items = count ? list->items + first : NULL;
     if (count)
         qsort(items, count, sizeof *items, by_offset);
     uint64_t expected = 0;
