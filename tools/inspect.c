@@ -20,18 +20,18 @@ enum {
 };
 
 /* The first `want` bytes of a file, or all if it is shorter. data is reallocated. */
-static int read_start(int fd, uint8_t **data, size_t *have, size_t want)
+static int read_start(int fd, uint8_t **data, size_t *have, size_t want, struct error *err)
 {
     uint8_t *grown = realloc(*data, want ? want : 1);
     if (!grown)
-        return -ENOMEM;
+        return error_set(err, -ENOMEM, "out of memory");
     *data = grown;
     while (*have < want) {
         ssize_t n = pread(fd, *data + *have, want - *have, (off_t)*have);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return -errno;
+            return error_set(err, -errno, "%s", strerror(errno));
         if (n == 0)
             break;
         *have += (size_t)n;
@@ -127,12 +127,8 @@ static int load_gguf(int fd, uint64_t file_size, bool all, json_t **out, struct 
     struct gguf_header h;
     int rc;
     for (;; want *= 4) {
-        rc = read_start(fd, &data, &have, want < file_size ? want : (size_t)file_size);
-        if (rc) {
-            error_set(err, rc, "%s", strerror(-rc));
-            break;
-        }
-        rc = gguf_parse(data, have, &h, err);
+        rc = read_start(fd, &data, &have, want < file_size ? want : (size_t)file_size, err);
+        rc = rc ? rc : gguf_parse(data, have, &h, err);
         if (rc != -ENODATA || have == file_size || want > GGUF_HEADER_MAX)
             break;
     }
@@ -170,9 +166,9 @@ static int load_safetensors(int fd, uint64_t file_size, json_t **out, struct err
     size_t have = 0;
     uint64_t header_size;
     struct tensor_list list = {0};
-    int rc = read_start(fd, &data, &have, SAFETENSORS_PREFIX);
+    int rc = read_start(fd, &data, &have, SAFETENSORS_PREFIX, err);
     rc = rc ? rc : safetensors_header_size(data, have, file_size, &header_size, err);
-    rc = rc ? rc : read_start(fd, &data, &have, SAFETENSORS_PREFIX + (size_t)header_size);
+    rc = rc ? rc : read_start(fd, &data, &have, SAFETENSORS_PREFIX + (size_t)header_size, err);
     if (!rc && have != SAFETENSORS_PREFIX + header_size)
         rc = error_set(err, -EINVAL, "truncated while it was read");
     rc = rc ? rc
