@@ -44,11 +44,15 @@ def is_running(pid):
 
 # ---- mount ----
 
-@pytest.mark.parametrize("command", [["mount"], []], ids=["mount", "as mount(8)"])
+@pytest.mark.parametrize("command", ["mount", ""], ids=["mount", "as mount(8)"])
 def test_mount_returns_when_the_mount_is_ready(point, command):
-    done = run(*command, DATA, point, "-o", "cache=none")
-    assert os.listdir(point) and is_mounted(point)
-    assert done.stdout == done.stderr == ""
+    """And not before: no pipe makes the shell wait for more than the command's end."""
+    line = f'"$0" {command} "$1" "$2" -o cache=none && exec cat "$2/.quantfs/version"'
+    with open(point.parent / "said", "w+") as said:
+        subprocess.run(["sh", "-c", line, QUANTFS, DATA, point], stdout=said, stderr=said,
+                       check=True)
+        said.seek(0)
+        assert said.read() == (point / ".quantfs" / "version").read_text()
     daemon = daemon_of(point)
     assert os.getsid(daemon) == daemon and os.readlink(f"/proc/{daemon}/cwd") == "/"
     assert {os.readlink(f"/proc/{daemon}/fd/{fd}") for fd in range(3)} == {"/dev/null"}
@@ -89,6 +93,18 @@ def test_what_cannot_be_mounted_is_said(point, store, tmp_path, args, status, re
     assert reason in done.stderr
     for path in (point, store, store / "demo-llama"):
         assert not is_mounted(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder away: needs root")
+@pytest.mark.parametrize("where", [[], ["-f"]], ids=["background", "foreground"])
+def test_what_fails_in_the_daemon_is_said(point, tmp_path, where):
+    """Its cache is found to be another's when it has gone to the background already."""
+    (tmp_path / "cache").mkdir()
+    os.chown(tmp_path / "cache", 1234, 1234)
+    done = run("mount", DATA, point, "-o", f"cache={tmp_path}/cache", *where, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "cache belongs to another user" in done.stderr
+    assert not is_mounted(point)
 
 
 def test_a_folder_of_matrices_serves_many_models(point, store, tmp_path):

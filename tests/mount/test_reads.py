@@ -46,8 +46,10 @@ def test_any_range_is_that_of_the_converted_file(mount, tmp_path, model, recipe,
     expected = convert(DATA / model, recipe)
     (tmp_path / "converted").write_bytes(expected)
     rng = random.Random(f"{model}{recipe}{flags}")
-    near = [max(0, border + rng.randint(-70, 10)) for border in borders(tmp_path / "converted")]
+    edges = borders(tmp_path / "converted")
+    near = [max(0, edge + rng.randint(-70, 10)) for edge in edges]
     ranges = [(at, rng.randint(1, 200)) for at in near]
+    ranges += [(edge - 4, 4 + over) for edge in edges[1:] for over in (-1, 0, 1)]
     ranges += [(at, rng.randint(1, 1 << 18)) for at in rng.sample(near, 20)]
     ranges += [(rng.randrange(len(expected)), rng.randint(1, 9000)) for _ in range(100)]
     ranges += [(4096 * rng.randrange(len(expected) // 4096), 4096) for _ in range(20)]
