@@ -266,7 +266,7 @@ static int append_attributes(struct hf_vocab *v, size_t *capacity, json_t *index
 }
 
 /* add_bos_token and add_eos_token; a flag that is absent is the class's. */
-static void set_wrap(struct hf_vocab *v, const struct index *index, const json_t *config,
+static void set_wrap(struct hf_vocab *v, const json_t *index, const json_t *config,
                      const json_t *map, const struct class *c)
 {
     static const char *const flags[2] = {"add_bos_token", "add_eos_token"};
@@ -307,7 +307,7 @@ int hf_vocab_load(const json_t *tokenizer, const json_t *tokenizer_config,
         if (rc)
             error_prefix(err, rc, "tokenizer_config.json");
         else
-            set_wrap(v, &index, tokenizer_config, special_tokens_map, c);
+            set_wrap(v, index, tokenizer_config, special_tokens_map, c);
     }
     json_decref(index);
     if (rc)

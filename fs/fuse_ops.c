@@ -200,7 +200,6 @@ static void stat_fs(fuse_req_t req, fuse_ino_t node)
     }
     st.f_bfree = st.f_bavail = st.f_ffree = st.f_favail = 0;
     st.f_namemax = 255;
-    st.f_flag |= ST_RDONLY;
     fuse_reply_statfs(req, &st);
 }
 

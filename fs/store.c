@@ -275,6 +275,11 @@ static int resolve_imatrix(struct store *s, const char *given, struct error *err
                          "imatrix=%s: one file cannot serve the %zu models of this store; give a "
                          "folder with one file per model",
                          given, s->scan.count);
+    struct calibration *probe; /* loaded with the model again; a bad one is refused now */
+    int rc = calibration_load(s->imatrix, given, &probe, err);
+    if (rc)
+        return error_prefix(err, rc, "imatrix");
+    calibration_unref(probe);
     s->imatrix_model = strdup(s->scan.models[0].name);
     return s->imatrix_model ? 0 : error_set(err, -ENOMEM, "out of memory");
 }

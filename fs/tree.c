@@ -376,12 +376,12 @@ static int lookup_hf_file(const struct checkpoint *c, const char *name, struct n
 static int lookup_tensor(const struct checkpoint *c, const char *name, struct node *out)
 {
     char raw[NAME_BYTES + 1];
-    if (name_decode(name, raw)) {
-        const struct tensor *found = checkpoint_find_tensor(c, raw);
-        out->item = found ? (uint32_t)(found - c->tensors.items) : 0;
-        return found ? 0 : -ENOENT;
+    const struct tensor *found = name_decode(name, raw) ? checkpoint_find_tensor(c, raw) : NULL;
+    if (found) {
+        out->item = (uint32_t)(found - c->tensors.items);
+        return 0;
     }
-    /* a name that was cut: it can only be compared */
+    /* a name that was cut, which may decode to one that nothing has: it can only be compared */
     for (out->item = 0; out->item < c->tensors.count; out->item++) {
         char candidate[NAME_BYTES + 1];
         name_encode(c->tensors.items[out->item].name, candidate);

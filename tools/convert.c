@@ -154,7 +154,10 @@ int run_convert(const struct command *self, int argc, char **argv)
             free(options.imatrix);
             options.imatrix = strdup(optarg);
             break;
-        case WORKERS: options.workers = strtoul(optarg, NULL, 10); break;
+        case WORKERS:
+            if (!size_parse(optarg, &options.workers))
+                return command_usage(self, "--workers %s: not a number", optarg);
+            break;
         case FORCE: request.force = true; break;
         case REQUANTIZE: options.requantize = true; break;
         default: return command_usage(self, "what is wanted?");
