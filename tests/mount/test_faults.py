@@ -296,6 +296,18 @@ def test_a_disk_that_turns_out_to_be_full(mount, tall, tmpfs):
     assert [o.packed() for o in tilecache.objects(cache)] == [tall.bytes("q8_0")]
 
 
+def test_a_limit_of_file_sizes(mount, tall, tmp_path):
+    """ulimit -f: what is too large for it is not kept."""
+    mnt = mount(tall.store, f"cache={tmp_path / 'cache'}",
+                prefix=("prlimit", f"--fsize={3 << 20}"))
+    for form in ("q8_0", "q4_k"):
+        tall.read(mnt, form)
+    mnt.unmount()
+    assert len(complaints(mnt, os.strerror(errno.EFBIG))) == len(mnt.lines()) == 1
+    assert tall.bytes("q4_k") in [o.packed() for o in tilecache.objects(tmp_path / "cache")
+                                  if o.block_size == 144]
+
+
 @NEEDS_ROOT
 @pytest.mark.parametrize("when", ["before the mount", "under the mount"])
 def test_a_read_only_cache(mount, tall, tmpfs, when):
@@ -464,3 +476,208 @@ def test_an_object_is_rewritten_only_where_there_is_room_for_both(mount, tall, t
 
 # ---- a store that changes ----
 
+WEIGHTS = "m/model.safetensors"
+FILES = ("original/model.safetensors", "gguf/m-Q8_0.gguf",
+         "tensors/model.layers.0.mlp.gate_proj.weight/f32",
+         "tensors/model.layers.0.mlp.gate_proj.weight/q8_0")
+PAGE = 4096
+
+
+class TwoContents:
+    """A store of one model, all of whose weights are 1, and what the same model has with all of
+    them 2."""
+
+    def __init__(self, folder):
+        self.store, self.weights = folder / "store", folder / "store" / WEIGHTS
+        make(self.store / "m", hidden=512, layers=1, ffn=4096)
+        raw = self.weights.read_bytes()
+        start = 8 + int.from_bytes(raw[:8], "little")
+        self.one, self.two = (raw[:start] + value * ((len(raw) - start) // 2)
+                              for value in (b"\x80\x3f", b"\x00\x40"))
+        self.weights.write_bytes(self.two)
+        self.packed_two = convert(self.store / "m", "Q8_0")
+        self.weights.write_bytes(self.one)
+        self.packed_one = convert(self.store / "m", "Q8_0")
+
+    def replace(self, data):
+        aside = self.store / "aside"
+        aside.write_bytes(data)
+        aside.rename(self.weights)
+
+    def rewrite(self, data):
+        """In place, and the times are put back."""
+        st = self.weights.stat()
+        with open(self.weights, "r+b") as file:
+            file.write(data)
+        os.utime(self.weights, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
+@pytest.fixture
+def contents(tmp_path):
+    return TwoContents(tmp_path)
+
+
+CHANGES = {
+    "replaced": lambda c: c.replace(c.two),
+    "rewritten": lambda c: c.rewrite(c.two),
+    "truncated": lambda c: os.truncate(c.weights, len(c.one) // 2),
+    "appended to": lambda c: c.rewrite(c.one + b"\0"),
+    "deleted": lambda c: c.weights.unlink(),
+}
+
+
+def read_at(fd, offset, direct):
+    """A page, or None where that is EIO."""
+    try:
+        if not direct:
+            return os.pread(fd, PAGE, offset)
+        with mmap.mmap(-1, PAGE) as page:  # O_DIRECT wants it aligned
+            return page[:os.preadv(fd, [page], offset)]
+    except OSError as error:
+        assert error.errno == errno.EIO
+        return None
+
+
+@pytest.mark.parametrize("direct", [0, os.O_DIRECT], ids=["plain", "O_DIRECT"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_files_that_are_open_while_the_store_changes(mount, contents, change, direct):
+    """All that comes from the file fails; of gguf/ there is still the header, which is in memory.
+    One line says so, however many files are open."""
+    mnt = mount(contents.store, "readahead=0")
+    files = [mnt / "m" / name for name in FILES]
+    old = [file.read_bytes() for file in files]
+    fds = [os.open(file, os.O_RDONLY | direct) for file in files]
+    try:
+        for fd, data in zip(fds, old):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert read_at(fd, 0, direct) == data[:PAGE]
+        CHANGES[change](contents)
+        for fd, data in zip(fds, old):
+            pages = {at: read_at(fd, at, direct) for at in range(0, len(data) - PAGE, 64 * PAGE)}
+            assert all(page in (None, data[at:at + PAGE]) for at, page in pages.items())
+            assert sum(page is None for page in pages.values()) >= len(pages) - 1 > 0
+    finally:
+        for fd in fds:
+            os.close(fd)
+    (line,) = mnt.lines()
+    assert WEIGHTS in line and "changed" in line
+    assert mnt.stats()["errors"] > len(FILES)
+
+
+# Maps a file, and once it is told to, touches all pages.
+TOUCH = """
+import mmap, sys
+with open(sys.argv[1], "rb") as file:
+    map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+map.madvise(mmap.MADV_RANDOM)
+print(map[0], flush=True)
+sys.stdin.readline()
+for at in range(0, len(map), mmap.PAGESIZE):
+    map[at]
+"""
+
+
+@pytest.mark.parametrize("change", [None, *CHANGES])
+def test_a_file_that_is_mapped_while_the_store_changes(mount, contents, change):
+    """Whoever touches a page that cannot be had gets SIGBUS."""
+    mnt = mount(contents.store, "readahead=0")
+    reader = subprocess.Popen([sys.executable, "-c", TOUCH, mnt / "m" / FILES[1]],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert reader.stdout.readline() == b"%d\n" % contents.packed_one[0]
+        if change:
+            CHANGES[change](contents)
+        reader.communicate(b"now\n", timeout=60)
+        assert reader.returncode == (-signal.SIGBUS if change else 0)
+    finally:
+        reader.kill()
+        reader.wait()
+    assert len(mnt.lines()) == bool(change)
+
+
+def read_or_error(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return error.errno
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_name_leads_to_the_new_content(mount, contents, change):
+    """Within seconds, and without anything else on the way there; or to an error, if that is what
+    the new content deserves."""
+    mnt = mount(contents.store)
+    paths = [mnt / "m" / name for name in FILES[:2]]
+    old = [contents.one, contents.packed_one]
+    new = [contents.two, contents.packed_two]
+    assert [read_or_error(path) for path in paths] == old
+    CHANGES[change](contents)
+    now = contents.weights.read_bytes() if contents.weights.exists() else errno.ENOENT
+    allowed = [(old[0], now, errno.EIO, errno.ENOENT, errno.ESTALE),
+               (old[1], new[1], errno.EIO, errno.ENOENT, errno.ESTALE)]
+    seen = []
+
+    def has_arrived():
+        seen[:] = [read_or_error(path) for path in paths]
+        assert all(data in those for data, those in zip(seen, allowed))
+        return seen[0] == now and (seen[1] == new[1] if now == new[0] else isinstance(seen[1], int))
+
+    wait_until(has_arrived)
+    assert [read_or_error(path) for path in paths] == seen
+
+
+@pytest.mark.parametrize("way", ["replace", "rewrite"])
+def test_old_and_new_are_never_mixed(mount, contents, way):
+    """Readers of one open file see one content, whatever is done to the store meanwhile."""
+    mnt = mount(contents.store, "readahead=0")
+    path = mnt / "m" / FILES[1]
+    packed = [contents.packed_one, contents.packed_two]
+    wrong, read = [], [0, 0, 0]
+
+    def reads(fd, version, seed, stop):
+        rng = random.Random(seed)
+        while not stop.is_set():
+            size = rng.choice((100, 1 << 16, 1 << 20))
+            at = rng.randrange(len(packed[0]) - size)
+            try:
+                data = os.pread(fd, size, at)
+            except OSError:
+                read[2] += 1
+                continue
+            read[version] += 1
+            # where an error follows pages that the kernel has, it gives those and stops
+            if not data or data != packed[version][at:at + len(data)]:
+                wrong.append((at, size))
+
+    for turn in range(6):
+        wait_until(lambda version=turn % 2: read_or_error(path) == packed[version])
+        with open(path, "rb", 0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            stop = threading.Event()
+            readers = [threading.Thread(target=reads, args=(file.fileno(), turn % 2, seed, stop))
+                       for seed in range(3)]
+            for reader in readers:
+                reader.start()
+            before = read[2]
+            getattr(contents, way)((contents.two, contents.one)[turn % 2])
+            wait_until(lambda before=before: read[2] > before)
+            stop.set()
+            for reader in readers:
+                reader.join()
+    assert not wrong and min(read) > 0
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_converting_what_changes_meanwhile(contents, tmp_path, change):
+    """Fails and leaves nothing behind, under no name."""
+    out = tmp_path / "out"
+    out.mkdir()
+    program = subprocess.Popen([QUANTFS, "convert", contents.store / "m", "-t", "IQ4_NL",
+                                "--workers", "1", "-o", out / "m.gguf"],
+                               stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: any(file.stat().st_size for file in out.iterdir()))
+    CHANGES[change](contents)
+    _, text = program.communicate(timeout=60)
+    assert program.returncode == 2 and WEIGHTS.split("/")[1] in text and "changed" in text
+    assert list(out.iterdir()) == []
