@@ -290,6 +290,7 @@ static int serve(struct session *s, const char *cache)
     struct error err;
     sigset_t old;
     block_signals(&old);
+    signal(SIGXFSZ, SIG_IGN); /* under ulimit -f: a write to the cache fails, and that is all */
     int rc = service_start(&s->service, cache, &err);
     if (rc)
         log_error("%s", err.text);
