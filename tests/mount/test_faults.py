@@ -483,46 +483,52 @@ FILES = ("original/model.safetensors", "gguf/m-Q8_0.gguf",
 PAGE = 4096
 
 
-class TwoContents:
-    """A store of one model, all of whose weights are 1, and what the same model has with all of
-    them 2."""
+class Weights:
+    """A file of weights, its content, and another of the same size."""
 
-    def __init__(self, folder):
-        self.store, self.weights = folder / "store", folder / "store" / WEIGHTS
-        make(self.store / "m", hidden=512, layers=1, ffn=4096)
-        raw = self.weights.read_bytes()
-        start = 8 + int.from_bytes(raw[:8], "little")
-        self.one, self.two = (raw[:start] + value * ((len(raw) - start) // 2)
-                              for value in (b"\x80\x3f", b"\x00\x40"))
-        self.weights.write_bytes(self.two)
-        self.packed_two = convert(self.store / "m", "Q8_0")
-        self.weights.write_bytes(self.one)
-        self.packed_one = convert(self.store / "m", "Q8_0")
+    def __init__(self, path, one, two):
+        self.path, self.one, self.two = path, one, two
+        path.write_bytes(one)
 
     def replace(self, data):
-        aside = self.store / "aside"
+        aside = self.path.with_name("aside")
         aside.write_bytes(data)
-        aside.rename(self.weights)
+        aside.rename(self.path)
 
     def rewrite(self, data):
         """In place, and the times are put back."""
-        st = self.weights.stat()
-        with open(self.weights, "r+b") as file:
+        st = self.path.stat()
+        with open(self.path, "r+b") as file:
             file.write(data)
-        os.utime(self.weights, ns=(st.st_atime_ns, st.st_mtime_ns))
+        os.utime(self.path, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
+class Contents(Weights):
+    """Of a model all of whose weights are 1, or all 2; and what is packed from either."""
+
+    def __init__(self, store):
+        self.store, self.model = store, make(store / "m", hidden=512, layers=1, ffn=4096)
+        raw = (store / WEIGHTS).read_bytes()
+        start = 8 + int.from_bytes(raw[:8], "little")
+        one, two = (raw[:start] + value * ((len(raw) - start) // 2)
+                    for value in (b"\x80\x3f", b"\x00\x40"))
+        super().__init__(store / WEIGHTS, two, one)
+        self.packed_two = convert(self.model, "Q8_0")
+        super().__init__(store / WEIGHTS, one, two)
+        self.packed_one = convert(self.model, "Q8_0")
 
 
 @pytest.fixture
 def contents(tmp_path):
-    return TwoContents(tmp_path)
+    return Contents(tmp_path / "store")
 
 
 CHANGES = {
     "replaced": lambda c: c.replace(c.two),
     "rewritten": lambda c: c.rewrite(c.two),
-    "truncated": lambda c: os.truncate(c.weights, len(c.one) // 2),
+    "truncated": lambda c: os.truncate(c.path, len(c.one) // 2),
     "appended to": lambda c: c.rewrite(c.one + b"\0"),
-    "deleted": lambda c: c.weights.unlink(),
+    "deleted": lambda c: c.path.unlink(),
 }
 
 
@@ -613,7 +619,7 @@ def test_the_name_leads_to_the_new_content(mount, contents, change):
     new = [contents.two, contents.packed_two]
     assert [read_or_error(path) for path in paths] == old
     CHANGES[change](contents)
-    now = contents.weights.read_bytes() if contents.weights.exists() else errno.ENOENT
+    now = contents.path.read_bytes() if contents.path.exists() else errno.ENOENT
     allowed = [(old[0], now, errno.EIO, errno.ENOENT, errno.ESTALE),
                (old[1], new[1], errno.EIO, errno.ENOENT, errno.ESTALE)]
     seen = []
@@ -669,15 +675,16 @@ def test_old_and_new_are_never_mixed(mount, contents, way):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_converting_what_changes_meanwhile(contents, tmp_path, change):
+def test_converting_what_changes_meanwhile(tall, tmp_path, change):
     """Fails and leaves nothing behind, under no name."""
-    out = tmp_path / "out"
+    model, out = shutil.copytree(tall.store / "tall", tmp_path / "m"), tmp_path / "out"
     out.mkdir()
-    program = subprocess.Popen([QUANTFS, "convert", contents.store / "m", "-t", "IQ4_NL",
-                                "--workers", "1", "-o", out / "m.gguf"],
-                               stderr=subprocess.PIPE, text=True)
+    data = (tmp_path / WEIGHTS).read_bytes()
+    weights = Weights(tmp_path / WEIGHTS, data, data[:-1] + b"\0")
+    program = subprocess.Popen([QUANTFS, "convert", model, "-t", "IQ4_NL", "--workers", "1",
+                                "-o", out / "m.gguf"], stderr=subprocess.PIPE, text=True)
     wait_until(lambda: any(file.stat().st_size for file in out.iterdir()))
-    CHANGES[change](contents)
+    CHANGES[change](weights)
     _, text = program.communicate(timeout=60)
-    assert program.returncode == 2 and WEIGHTS.split("/")[1] in text and "changed" in text
+    assert program.returncode == 2 and weights.path.name in text and "changed" in text
     assert list(out.iterdir()) == []
