@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -88,8 +89,8 @@ static bool is_inside(const char *path, const char *folder)
 
 bool mount_is_stale(const char *mount_point)
 {
-    struct stat st;
-    return stat(mount_point, &st) && errno == ENOTCONN;
+    struct statfs fs; /* which is always asked for; what stat says may be remembered */
+    return statfs(mount_point, &fs) && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
 /* realpath for mount points: the point itself may not answer any more. */
