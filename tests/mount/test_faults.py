@@ -657,20 +657,22 @@ def test_old_and_new_are_never_mixed(mount, contents, way):
                 wrong.append((at, size))
 
     for turn in range(6):
-        wait_until(lambda version=turn % 2: read_or_error(path) == packed[version])
+        version, stop = turn % 2, threading.Event()
+        wait_until(lambda version=version: read_or_error(path) == packed[version])
         with open(path, "rb", 0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            stop = threading.Event()
-            readers = [threading.Thread(target=reads, args=(file.fileno(), turn % 2, seed, stop))
+            readers = [threading.Thread(target=reads, args=(file.fileno(), version, seed, stop))
                        for seed in range(3)]
             for reader in readers:
                 reader.start()
-            before = read[2]
-            getattr(contents, way)((contents.two, contents.one)[turn % 2])
-            wait_until(lambda before=before: read[2] > before)
-            stop.set()
-            for reader in readers:
-                reader.join()
+            failed = read[2]
+            try:
+                getattr(contents, way)((contents.two, contents.one)[version])
+                wait_until(lambda failed=failed: read[2] > failed)
+            finally:
+                stop.set()
+                for reader in readers:
+                    reader.join()
     assert not wrong and min(read) > 0
 
 
