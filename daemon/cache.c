@@ -645,8 +645,9 @@ void cache_store(struct cache *c, struct cache_object *o, uint64_t tile, const u
 
 bool cache_wants_seal(struct cache *c, struct cache_object *o)
 {
-    return c->seal && !c->read_only && !o->sealed && o->present == o->shape.tile_count &&
-           !atomic_exchange(&o->seal_claimed, true);
+    /* For a while the object lies there in both forms. */
+    return c->seal && !o->sealed && o->present == o->shape.tile_count &&
+           cache_may_write(c, o->shape.size) && !atomic_exchange(&o->seal_claimed, true);
 }
 
 /* Writes the compact form into fd. False where a tile is missing or damaged, or on any error. */

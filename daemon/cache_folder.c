@@ -253,8 +253,9 @@ void cache_evict(struct cache *c)
 {
     struct cache_report report = {0};
     uint64_t over = excess(c, TILE_MAX);
+    uint64_t used = c->used > 0 ? (uint64_t)c->used : 0;
     /* A little more than needed, so that it is not needed again at once. */
-    if (over && !remove_oldest(c, over + c->size / 32, &report))
+    if (over && !remove_oldest(c, over + used / 32, &report))
         c->quiet_until = now_seconds() + QUIET_SECONDS;
     stats_add(&c->stats->objects_evicted, report.objects);
     atomic_store(&c->evict_claimed, false);

@@ -91,7 +91,7 @@ static bool is_inside(const char *path, const char *folder)
 bool mount_is_stale(const char *mount_point)
 {
     struct statvfs st;
-    return statvfs(mount_point, &st) && errno == ENOTCONN;
+    return statvfs(mount_point, &st) && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
 /* realpath for mount points: the point itself may not answer any more. */
@@ -292,6 +292,7 @@ static int serve(struct session *s, const char *cache)
     struct error err;
     sigset_t old;
     block_signals(&old);
+    signal(SIGXFSZ, SIG_IGN); /* under ulimit -f: a write to the cache fails, and that is all */
     int rc = service_start(&s->service, cache, &err);
     if (rc)
         log_error("%s", err.text);
