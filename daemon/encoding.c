@@ -320,10 +320,11 @@ static int transform(const struct encoding *e, uint64_t first, size_t n, float *
 
 /* Encodes weights [first, first + n): as many whole rows of a matrix at a time as there are, and
  * what is cut off a row at either end. */
-static void encode(const struct encoding *e, const float *weights, uint64_t first, size_t n,
-                   uint8_t *out)
+static void encode(const struct encoding *e, const struct isa *isa, const float *weights,
+                   uint64_t first, size_t n, uint8_t *out)
 {
     const struct format *f = e->format;
+    encode_fn *encode_rows = isa->encode[f - formats];
     uint64_t width = e->view.cols, matrix_rows = e->view.rows / e->view.matrices;
     while (n) {
         uint64_t row = first / width, col = first % width;
@@ -338,7 +339,7 @@ static void encode(const struct encoding *e, const float *weights, uint64_t firs
             cols = n < width - col ? n : (size_t)(width - col);
             rows = 1;
         }
-        f->encode(weights, rows, cols, importance, out);
+        encode_rows(weights, rows, cols, importance, out);
         weights += rows * cols;
         first += rows * cols;
         n -= rows * cols;
@@ -346,8 +347,8 @@ static void encode(const struct encoding *e, const float *weights, uint64_t firs
     }
 }
 
-int encoding_make_part(const struct encoding *e, uint64_t index, uint32_t part, uint8_t *out,
-                       struct scratch *scratch, struct error *err)
+int encoding_make_part(const struct encoding *e, const struct isa *isa, uint64_t index,
+                       uint32_t part, uint8_t *out, struct scratch *scratch, struct error *err)
 {
     const struct format *f = e->format;
     uint64_t start = part * e->part_weights, left = tile_weights(e, index) - start;
@@ -372,7 +373,7 @@ int encoding_make_part(const struct encoding *e, uint64_t index, uint32_t part, 
     rc = transform(e, first, n, rows, err);
     if (rc)
         return rc;
-    encode(e, rows, first, n, out);
+    encode(e, isa, rows, first, n, out);
     uint64_t blocks = n / f->block, bad = format_first_invalid(f, out, blocks);
     if (bad < blocks)
         return bad_weight(e, first + bad * f->block, "the weights are too large for the format",

@@ -11,7 +11,7 @@
 #ifndef DAEMON_ENCODING_H
 #define DAEMON_ENCODING_H
 
-#include "codec/format.h"
+#include "codec/isa.h"
 #include "codec/view.h"
 #include "daemon/calibration.h"
 #include "daemon/pool.h"
@@ -71,9 +71,10 @@ uint32_t encoding_tile_size(const struct encoding *e, uint64_t index);
 /* The number of parts that tile `index` is made in. */
 uint32_t encoding_parts(const struct encoding *e, uint64_t index);
 
-/* Makes one part of a tile in its place in out, the start of the tile's bytes. -EINVAL where a
- * weight is not finite or too large for the format: the sentence names tensor and row. */
-int encoding_make_part(const struct encoding *e, uint64_t index, uint32_t part, uint8_t *out,
-                       struct scratch *scratch, struct error *err);
+/* Makes one part of a tile in its place in out, the start of the tile's bytes, with the given
+ * instructions. -EINVAL where a weight is not finite or too large for the format: the sentence
+ * names tensor and row. */
+int encoding_make_part(const struct encoding *e, const struct isa *isa, uint64_t index,
+                       uint32_t part, uint8_t *out, struct scratch *scratch, struct error *err);
 
 #endif

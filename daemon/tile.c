@@ -48,6 +48,7 @@ struct tiles {
     struct tile *buckets[BUCKETS];
     struct tile *newest, *oldest; /* idle */
     struct pool *pool;
+    const struct isa *isa;
     struct cache *cache;
     struct stats *stats;
 };
@@ -311,7 +312,8 @@ static void run_make(struct job *job, uint32_t part, struct scratch *scratch)
     struct timespec start, end;
     struct error err;
     clock_gettime(CLOCK_MONOTONIC, &start);
-    int rc = encoding_make_part(tile->encoding, tile->index, part, tile->data, scratch, &err);
+    int rc = encoding_make_part(tile->encoding, tile->tiles->isa, tile->index, part, tile->data,
+                                scratch, &err);
     clock_gettime(CLOCK_MONOTONIC, &end);
     stats_add(&stats->encode_ns, (uint64_t)((end.tv_sec - start.tv_sec) * 1000000000LL +
                                             end.tv_nsec - start.tv_nsec));
@@ -550,6 +552,7 @@ struct tiles *tiles_new(const struct tiles_options *options)
     pthread_cond_init(&t->memory_given, NULL);
     pthread_cond_init(&t->quiet, NULL);
     memory_init(&t->memory, options->memory);
+    t->isa = options->isa;
     t->cache = options->cache;
     t->stats = options->stats;
     t->pool = pool_new(options->workers);

@@ -24,6 +24,7 @@ struct tile;
 struct tiles_options {
     size_t memory;       /* the budget in bytes, at least TILES_MEMORY_MIN */
     unsigned workers;
+    const struct isa *isa; /* what encodes */
     struct cache *cache; /* NULL: none. Must outlive the tiles. */
     struct stats *stats; /* likewise */
 };

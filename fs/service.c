@@ -35,6 +35,9 @@ int service_open(struct service *s, const char *store, struct options *options, 
     clock_gettime(CLOCK_BOOTTIME, &s->tree.booted);
     if (sodium_init() < 0)
         return error_set(err, -EIO, "libsodium cannot be initialized");
+    int rc = isa_choose(getenv("QUANTFS_ISA"), &s->tree.isa, err);
+    if (rc)
+        return error_prefix(err, rc, "QUANTFS_ISA");
     struct store_options store_options = {
         .path = store,
         .imatrix = options->imatrix,
@@ -65,6 +68,7 @@ int service_start(struct service *s, const char *cache, struct error *err)
     struct tiles_options tiles_options = {
         .memory = s->options->memory,
         .workers = (unsigned)s->options->workers,
+        .isa = s->tree.isa,
         .cache = s->tree.cache,
         .stats = &s->stats,
     };

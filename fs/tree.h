@@ -31,6 +31,7 @@ struct tree {
     struct cache *cache; /* NULL: none */
     struct stats *stats;
     const struct options *options;
+    const struct isa *isa;
     _Atomic uint64_t readahead; /* bytes that the kernel reads ahead in this mount */
     struct timespec started, booted; /* the same moment by two clocks: the time of day, and since
                                         boot */

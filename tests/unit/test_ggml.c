@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * Encoders and decoders against ggml's own, bit for bit. QUANTFS_GGML is the path of
+ * Encoders and decoders against ggml's own, bit for bit, under every instruction set that the
+ * processor has. QUANTFS_GGML is the path of
  * libggml-base.so; without it the test is skipped. QUANTFS_GGML_WEIGHTS: how many weights of the
  * stress mix each format and mode gets, 4000000 if not said.
  */
 #include "codec/float16.h"
-#include "codec/format.h"
+#include "codec/isa.h"
 #include "tests/ggml.h"
 #include "tests/weights.h"
 
@@ -50,26 +51,37 @@ static void check_decoder(const struct format *f, const struct batch *batch, con
                      (double)ggml_floats[i]);
 }
 
-/* Encodes the batch in x. The buffers start out different: a byte that nobody writes differs. */
-static void check_encoder(const struct format *f, const struct batch *batch, const float *weights)
+/* Encodes the batch in x and compares with what ggml has made of it. */
+static void check_isa(const struct isa *isa, const struct format *f, const struct batch *batch,
+                      const float *weights)
 {
     uint64_t size, blocks = batch->rows * batch->cols / f->block, different = 0, first = 0;
     assert_true(format_bytes(f, batch->rows * batch->cols, &size));
     memset(packed, 0x55, size);
-    memset(ggml_packed, 0xaa, size);
-    f->encode(x, batch->rows, batch->cols, weights, packed);
-    ggml.quantize((int)f->ggml_type, x, ggml_packed, 0, (int64_t)batch->rows,
-                  (int64_t)batch->cols, weights);
+    isa->encode[f - formats](x, batch->rows, batch->cols, weights, packed);
     for (uint64_t i = blocks; i-- > 0;)
         if (memcmp(packed + i * f->block_size, ggml_packed + i * f->block_size, f->block_size)) {
             different++;
             first = i;
         }
     if (different)
-        fail_msg("%s %s, %s, rows of %zu: %llu of %llu blocks differ, the first is %llu",
-                 f->title, weights ? "imatrix" : "plain", batch->kind, batch->cols,
+        fail_msg("%s %s with %s, %s, rows of %zu: %llu of %llu blocks differ, the first is %llu",
+                 f->title, weights ? "imatrix" : "plain", isa->name, batch->kind, batch->cols,
                  (unsigned long long)different, (unsigned long long)blocks,
                  (unsigned long long)first);
+}
+
+/* The buffers start out different: a byte that nobody writes differs. */
+static void check_encoder(const struct format *f, const struct batch *batch, const float *weights)
+{
+    uint64_t size;
+    assert_true(format_bytes(f, batch->rows * batch->cols, &size));
+    memset(ggml_packed, 0xaa, size);
+    ggml.quantize((int)f->ggml_type, x, ggml_packed, 0, (int64_t)batch->rows,
+                  (int64_t)batch->cols, weights);
+    for (const struct isa *const *isa = isas; *isa; isa++)
+        if (isa_supported(*isa))
+            check_isa(*isa, f, batch, weights);
 }
 
 /* Whether llama-quantize would take the blocks: it refuses scales that are not finite. */

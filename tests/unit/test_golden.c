@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
  * The golden vectors: 64 rows of 1024 made-up weights, with rows of special blocks among them, and
- * FNV-1a hashes of what ggml makes of them, plain and with an importance matrix.
+ * FNV-1a hashes of what ggml makes of them, plain and with an importance matrix, under every
+ * instruction set.
  */
 #include "codec/float16.h"
-#include "codec/format.h"
+#include "codec/isa.h"
 
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <cmocka.h>
@@ -96,40 +98,43 @@ static void test_the_vectors_are_the_published_ones(void **state)
     assert_int_equal(fnv1a(importance, sizeof importance), 0xaac91581c513cc3f);
 }
 
-static void check(const float *importance_or_null)
+static void check(const struct isa *isa, const float *importance_or_null)
 {
+    if (!isa_supported(isa))
+        skip();
     for (size_t i = 0; i < sizeof golden / sizeof *golden; i++) {
         const struct format *f = &formats[golden[i].format];
         uint64_t size;
         assert_true(format_bytes(f, ROWS * COLS, &size));
         assert_int_equal(size, golden[i].size);
         uint8_t *out = malloc(size);
-        f->encode(weights, ROWS, COLS, importance_or_null, out);
+        isa->encode[golden[i].format](weights, ROWS, COLS, importance_or_null, out);
         uint64_t hash = fnv1a(out, size);
         free(out);
         if (hash != (importance_or_null ? golden[i].weighted : golden[i].plain))
-            fail_msg("%s differs", f->title);
+            fail_msg("%s differs with %s", f->title, isa->name);
     }
 }
 
-static void test_plain(void **state)
-{
-    (void)state;
-    check(NULL);
-}
+static void test_plain(void **state) { check(*state, NULL); }
 
-static void test_with_importance(void **state)
-{
-    (void)state;
-    check(importance);
-}
+static void test_with_importance(void **state) { check(*state, importance); }
 
+/* Two tests for each instruction set, whose names say which. */
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_vectors_are_the_published_ones),
-        cmocka_unit_test(test_plain),
-        cmocka_unit_test(test_with_importance),
-    };
-    return cmocka_run_group_tests_name("golden", tests, make_vectors, NULL);
+    enum { ISAS_MAX = 8 };
+    struct CMUnitTest tests[1 + 2 * ISAS_MAX] = {
+        cmocka_unit_test(test_the_vectors_are_the_published_ones)};
+    char names[1 + 2 * ISAS_MAX][64];
+    size_t count = 1;
+    for (const struct isa *const *isa = isas; *isa; isa++)
+        for (int weighted = 0; weighted < 2; weighted++, count++) {
+            snprintf(names[count], sizeof *names, "test_%s_with_%s",
+                     weighted ? "importance" : "plain", (*isa)->name);
+            tests[count] = (struct CMUnitTest){names[count],
+                                               weighted ? test_with_importance : test_plain, NULL,
+                                               NULL, (void *)*isa};
+        }
+    return _cmocka_run_group_tests("golden", tests, count, make_vectors, NULL);
 }
