@@ -416,11 +416,23 @@ static int load_config(struct checkpoint *c, struct error *err)
     return rc ? error_prefix(err, rc, "config.json") : 0;
 }
 
+/* Whether what is made of a model depends on a file of its folder: weights, config, tokenizer, card. */
+static bool matters(const char *path)
+{
+    static const char *const endings[] = {".json", ".model", ".txt", ".jinja", ".md"};
+    if (container_kind(path) != CONTAINER_NONE)
+        return true;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (ends_with(path, endings[i]))
+            return true;
+    return false;
+}
+
 /* What the folder should have and has not. */
 static int check_complete(struct checkpoint *c, struct error *err)
 {
     for (size_t i = 0; i < c->file_count; i++)
-        if (c->files[i].missing) {
+        if (c->files[i].missing && matters(c->files[i].path)) {
             c->incomplete = true;
             return error_set(err, -ENOENT, "%s is missing", c->files[i].path);
         }

@@ -93,7 +93,7 @@ def test_ls_lists_tensors(mount):
 
 def test_ls_of_nothing_fails(tmp_path):
     assert "nowhere: No such file" in fails("ls", tmp_path / "nowhere")
-    assert "config.json: Not a directory" in fails("ls", DATA / "demo-llama" / "config.json")
+    assert "config.json: neither a folder nor a .gguf file" in fails("ls", DATA / "demo-llama" / "config.json")
 
 
 # ---- inspect, formats ----
@@ -143,7 +143,7 @@ def test_inspect_refuses_what_is_broken(tmp_path, content):
 def test_inspect_refuses_what_cannot_be_read(tmp_path):
     converted = tmp_path / "cut.gguf"
     converted.write_bytes(convert(DATA / "demo-llama", "Q2_K")[:20_000])
-    for path, reason in ((converted, ""), (tmp_path, "Is a directory"),
+    for path, reason in ((converted, ""), (tmp_path, "not a regular file"),
                          (tmp_path / "nothing", "No such file or directory")):
         assert re.fullmatch(rf"quantfs: {path}: .*{reason}\n", fails("inspect", path))
 
@@ -188,7 +188,7 @@ def test_convert_writes_a_file_like_any_other(oracle, tmp_path):
     (["demo-llama"], 1, "-t"),
     (["-t", "F16"], 1, "checkpoint"),
     (["demo-llama", "-t", "F16", "--workers", "many"], 1, "many"),
-    ([".", "-t", "F16"], 2, "no checkpoint"),
+    ([".", "-t", "F16"], 2, "no model"),
     (["nowhere", "-t", "F16"], 2, "nowhere"),
     (["demo-llama/model.safetensors", "-t", "F16"], 2, "model.safetensors"),
     ([".", "-t", "Q4_0", "--imatrix", "demo-llama.imatrix.dat"], 2, "models"),

@@ -196,7 +196,7 @@ def test_a_mount_point_that_is_none_is_refused(store, tmp_path):
 
 def test_a_store_that_is_none_is_refused(store, point):
     refused(store / "missing", point, os.strerror(errno.ENOENT))
-    refused(store / "demo-llama" / "config.json", point, os.strerror(errno.ENOTDIR))
+    refused(store / "demo-llama" / "config.json", point, "neither a folder nor a .gguf file")
 
 
 # ---- memory ----

@@ -71,7 +71,7 @@ def test_relative_paths_are_those_of_the_caller(point, store, tmp_path):
 
 @pytest.mark.parametrize("args, status, reason", [
     (["nowhere", "mnt"], 3, "nowhere: No such file or directory"),
-    (["file", "mnt"], 3, "file: Not a directory"),
+    (["file", "mnt"], 3, "file: neither a folder nor a .gguf file"),
     (["store", "nowhere"], 2, "mount point nowhere: No such file or directory"),
     (["store", "file"], 2, "mount point file: not a folder"),
     (["store", "store"], 2, "must not lie within each other"),

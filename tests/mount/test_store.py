@@ -44,21 +44,21 @@ def test_models_come_and_go(mount, store, tmp_path):
 
 
 def test_what_is_no_model_is_not_shown(mount, tmp_path):
-    """Folders without weights or config, folders within folders, hidden ones, files."""
+    """Folders without weights or config, hidden ones, links that lead out, files."""
     store = tmp_path / "store"
-    for name in ("notes", "within/demo-qwen2", ".hidden", "loop"):
+    for name in ("notes", ".hidden", "loop"):
         (store / name).mkdir(parents=True)
     (store / "notes" / "README.md").write_text("nothing")
-    shutil.copytree(DATA / "demo-qwen2", store / "within" / "demo-qwen2", dirs_exist_ok=True)
     shutil.copytree(DATA / "demo-qwen2", store / ".hidden", dirs_exist_ok=True)
     (store / "file").write_text("a file")
     (store / "loop" / "loop").symlink_to("loop")
     (store / "out").symlink_to(DATA / "demo-qwen2")
-    assert run("ls", store).stdout == f"no models in {store}\n"
+    assert run("ls", store).stdout == (
+        f"out is not shown: it is a link that leaves the store\nno models in {store}\n")
     assert json.loads(run("ls", "--json", store).stdout) == []
     mnt = mount(store)
     assert os.listdir(mnt.point) == []
-    for name in ("notes", "within", ".hidden", "file", "out"):
+    for name in ("notes", ".hidden", "file", "out"):
         assert not (mnt / name).exists()
 
 
@@ -142,11 +142,11 @@ def break_index(folder):
 
 # what happens to the checkpoint -> (what is left of it beside original/, what the problem names)
 FAULTS = {
-    break_architecture: (["tensors"], "MambaForCausalLM"),
+    break_architecture: (["hf", "tensors"], "MambaForCausalLM"),
     break_config: (["tensors"], "config.json"),
     remove_config: (["tensors"], "config.json"),
-    break_dimension: (["tensors"], "num_hidden_layers"),
-    rename_tensor: (["tensors"], "model.layers.1.mlp.no_proj.weight"),
+    break_dimension: (["hf", "tensors"], "num_hidden_layers"),
+    rename_tensor: (["hf", "tensors"], "model.layers.1.mlp.no_proj.weight"),
     remove_from_index: (["tensors"], "model.norm.weight"),
     remove_shard: ([], "model-00002-of-00002.safetensors"),
     cut_shard: ([], "model-00002-of-00002.safetensors"),
@@ -162,11 +162,12 @@ def test_a_fault_is_named_and_the_rest_is_shown(mount, store, tmp_path, fault):
     folder = store / "demo-qwen2"
     fault(folder)
     listed = run("ls", store)
-    (problem,) = re.findall("no gguf/: (.*)", listed.stdout)
+    state = "incomplete" if fault is remove_shard else "refused"
+    (problem,) = re.findall("(?:no gguf/|incomplete): (.*)", listed.stdout)
     assert named in problem
     (model,) = (m for m in json.loads(run("ls", "--json", store).stdout)
                 if m["name"] == "demo-qwen2")
-    assert model["problem"] == problem and model["architecture"] is None
+    assert model["problem"] == problem and model["state"] == state
     done = run("convert", folder, "-t", "F16", "-o", tmp_path / "out.gguf", check=False)
     assert done.returncode == 2 and named in done.stderr
 

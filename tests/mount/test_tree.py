@@ -46,11 +46,11 @@ def everything(folder):
 
 # ---- names ----
 
-def test_a_mount_shows_three_views_of_every_model(mount):
+def test_a_mount_shows_four_views_of_every_model(mount):
     mnt = mount(DATA)
     assert sorted(os.listdir(mnt.point)) == sorted(MODELS)
     for model in MODELS:
-        assert sorted(os.listdir(mnt / model)) == ["gguf", "original", "tensors"]
+        assert sorted(os.listdir(mnt / model)) == ["gguf", "hf", "original", "tensors"]
         assert set(os.listdir(mnt / model / "gguf")) == {f"{model}-{r}.gguf" for r in RECIPES}
         assert everything(mnt / model / "original") == everything(DATA / model)
         entries = entries_of(DATA / model)
@@ -243,7 +243,7 @@ def test_forms_and_notensors_restrict_what_is_shown(mount):
         assert not (mnt / hidden).exists()
     assert (mnt / "demo-llama" / "gguf" / "demo-llama-Q4_K_M.gguf").read_bytes()
     mnt = mount(DATA, "notensors")
-    assert sorted(os.listdir(mnt / "demo-llama")) == ["gguf", "original"]
+    assert sorted(os.listdir(mnt / "demo-llama")) == ["gguf", "hf", "original"]
     assert not (mnt / LLAMA_TENSOR).exists()
 
 
