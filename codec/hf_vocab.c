@@ -43,25 +43,38 @@ static const struct class {
      WRAP_NEVER},
 };
 
-/* index: text -> id. A token that was replaced is not found under its old text. */
-static int64_t find_text(const struct hf_vocab *v, const json_t *index, const char *text)
+/* Finds ids by text: the model's own vocabulary tells those of its tokens, a second object those of
+ * the others. A token that was replaced is not found under its old text. */
+struct index {
+    const json_t *base;
+    json_t *others;
+};
+
+static int64_t find_text(const struct hf_vocab *v, const struct index *index, const char *text)
 {
-    const json_t *id = json_object_get(index, text);
-    json_int_t i = json_integer_value(id);
-    return id && strcmp(v->tokens[i].text, text) == 0 ? i : -1;
+    const json_t *const maps[] = {index->base, index->others};
+    for (int i = 0; i < 2; i++) {
+        const json_t *id = json_object_get(maps[i], text);
+        if (id && strcmp(v->tokens[json_integer_value(id)].text, text) == 0)
+            return json_integer_value(id);
+    }
+    return -1;
 }
 
-static int index_token(const struct hf_vocab *v, json_t *index, size_t id)
+/* Of tokens with one text the first counts. */
+static int index_token(const struct hf_vocab *v, const struct index *index, size_t id)
 {
-    return json_object_set_new_nocheck(index, v->tokens[id].text, json_integer((json_int_t)id));
+    const char *text = v->tokens[id].text;
+    return find_text(v, index, text) >= 0
+               ? 0
+               : json_object_set_new_nocheck(index->others, text, json_integer((json_int_t)id));
 }
 
-/* Adds the texts that are not there yet; of tokens with one text the first counts. */
-static int index_tokens(const struct hf_vocab *v, json_t *index)
+/* The tokens that were added to the model's. */
+static int index_added(const struct hf_vocab *v, const struct index *index)
 {
     for (size_t id = 0; id < v->count; id++)
-        if (v->tokens[id].text && find_text(v, index, v->tokens[id].text) < 0 &&
-            index_token(v, index, id))
+        if (v->tokens[id].added && index_token(v, index, id))
             return -ENOMEM;
     return 0;
 }
@@ -143,7 +156,7 @@ static const char *token_text(const json_t *token)
 
 /* Adds a token that tokenizer_config.json names: known texts keep their ids, new ones get the
  * next id after all others. */
-static int append(struct hf_vocab *v, size_t *capacity, json_t *index,
+static int append(struct hf_vocab *v, size_t *capacity, const struct index *index,
                   const char *text, bool special, bool normalized, struct error *err)
 {
     int64_t id = find_text(v, index, text);
@@ -167,7 +180,7 @@ static int by_number(const void *a, const void *b)
 }
 
 /* added_tokens_decoder: id -> token, in the order of ids. */
-static int append_decoder(struct hf_vocab *v, size_t *capacity, json_t *index,
+static int append_decoder(struct hf_vocab *v, size_t *capacity, const struct index *index,
                           const json_t *decoder, struct error *err)
 {
     size_t n = json_object_size(decoder), count = 0;
@@ -227,7 +240,7 @@ static const char *attribute_text(const json_t *config, const json_t *map, int a
     return text && *text ? text : NULL;
 }
 
-static int append_special(struct hf_vocab *v, size_t *capacity, json_t *index,
+static int append_special(struct hf_vocab *v, size_t *capacity, const struct index *index,
                           const char *text, struct error *err)
 {
     int rc = append(v, capacity, index, text, true, false, err);
@@ -237,7 +250,7 @@ static int append_special(struct hf_vocab *v, size_t *capacity, json_t *index,
     return rc;
 }
 
-static int append_attributes(struct hf_vocab *v, size_t *capacity, json_t *index,
+static int append_attributes(struct hf_vocab *v, size_t *capacity, const struct index *index,
                              const json_t *config, const json_t *map, const struct class *c,
                              struct error *err)
 {
@@ -266,7 +279,7 @@ static int append_attributes(struct hf_vocab *v, size_t *capacity, json_t *index
 }
 
 /* add_bos_token and add_eos_token; a flag that is absent is the class's. */
-static void set_wrap(struct hf_vocab *v, const json_t *index, const json_t *config,
+static void set_wrap(struct hf_vocab *v, const struct index *index, const json_t *config,
                      const json_t *map, const struct class *c)
 {
     static const char *const flags[2] = {"add_bos_token", "add_eos_token"};
@@ -288,28 +301,27 @@ int hf_vocab_load(const json_t *tokenizer, const json_t *tokenizer_config,
     const json_t *vocab = json_object_get(json_object_get(tokenizer, "model"), "vocab");
     if (!json_object_size(vocab))
         return error_set(err, -EINVAL, "tokenizer.json: model.vocab is missing");
-    json_t *index = json_object();
-    int rc = index ? load_base(v, &capacity, vocab, err) : error_set(err, -ENOMEM, "out of memory");
-    if (!rc && index_tokens(v, index))
-        rc = error_set(err, -ENOMEM, "out of memory");
+    struct index index = {vocab, json_object()};
+    int rc = index.others ? load_base(v, &capacity, vocab, err)
+                          : error_set(err, -ENOMEM, "out of memory");
     rc = rc ? rc : load_added(v, &capacity, json_object_get(tokenizer, "added_tokens"), err);
-    if (!rc && index_tokens(v, index))
+    if (!rc && index_added(v, &index))
         rc = error_set(err, -ENOMEM, "out of memory");
     if (rc) {
         error_prefix(err, rc, "tokenizer.json");
     } else {
         const struct class *c = find_class(tokenizer_config, model_type);
-        rc = append_decoder(v, &capacity, index,
+        rc = append_decoder(v, &capacity, &index,
                             json_object_get(tokenizer_config, "added_tokens_decoder"), err);
         rc = rc ? rc
-                : append_attributes(v, &capacity, index, tokenizer_config, special_tokens_map, c,
+                : append_attributes(v, &capacity, &index, tokenizer_config, special_tokens_map, c,
                                     err);
         if (rc)
             error_prefix(err, rc, "tokenizer_config.json");
         else
-            set_wrap(v, index, tokenizer_config, special_tokens_map, c);
+            set_wrap(v, &index, tokenizer_config, special_tokens_map, c);
     }
-    json_decref(index);
+    json_decref(index.others);
     if (rc)
         hf_vocab_free(v);
     return rc;

@@ -181,11 +181,16 @@ bool checkpoint_is_current(const struct checkpoint *c)
 int checkpoint_open(const struct checkpoint *c, const char *path, struct source **out,
                     struct error *err)
 {
+    const struct checkpoint_file *f = checkpoint_find_file(c, path);
     char *in_store = store_path(c, path);
     if (!in_store)
         return error_set(err, -ENOMEM, "out of memory");
     int rc = source_open(c->set, c->root, in_store, out, err);
     free(in_store);
+    if (!rc && (!f || memcmp(source_identity(*out), &f->identity, sizeof f->identity) != 0)) {
+        source_unref(*out);
+        rc = error_set(err, -ESTALE, "%s: the file has changed", path);
+    }
     return rc;
 }
 

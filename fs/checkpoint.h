@@ -94,7 +94,8 @@ void checkpoint_unref(struct checkpoint *c);
 /* Whether the folder and all its files are what they were. */
 bool checkpoint_is_current(const struct checkpoint *c);
 
-/* Opens one of its files, by path relative to the checkpoint. */
+/* Opens one of its files, by path relative to the checkpoint. -ESTALE where it is no longer what it
+ * was when the checkpoint was loaded. */
 int checkpoint_open(const struct checkpoint *c, const char *path, struct source **out,
                     struct error *err);
 

@@ -245,7 +245,7 @@ static struct timespec timespec_of(int64_t ns)
     return (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
 }
 
-static int size_of(struct node n, struct checkpoint *c, uint64_t *size)
+static int size_of(struct tree *t, struct node n, struct checkpoint *c, uint64_t *size)
 {
     struct error err;
     int rc = 0;
@@ -259,7 +259,7 @@ static int size_of(struct node n, struct checkpoint *c, uint64_t *size)
         *size = text ? strlen(text) : 0;
         free(text);
     } else if (n.kind == RECIPE) {
-        rc = gguf_file_size(c, &recipes[n.form], size, &err);
+        rc = gguf_file_size(c, t->cache, &recipes[n.form], size, &err);
     } else if (n.kind == HF_FILE) {
         rc = hf_file_size(c, &hf_forms[n.form], n.item, size, &err);
         rc = rc ? error_prefix(&err, rc, "%s", c->name) : 0;
@@ -272,7 +272,7 @@ static int size_of(struct node n, struct checkpoint *c, uint64_t *size)
 static int fill_stat(struct tree *t, struct node n, struct checkpoint *c, struct stat *st)
 {
     uint64_t size;
-    int rc = size_of(n, c, &size);
+    int rc = size_of(t, n, c, &size);
     if (rc)
         return rc;
     *st = (struct stat){.st_ino = inode_number(t, n, c), .st_nlink = 1, .st_blksize = 128 << 10};
@@ -614,10 +614,6 @@ static int original_file(const struct checkpoint *c, const struct checkpoint_fil
     int rc = checkpoint_open(c, f->path, &s, err);
     if (rc)
         return rc;
-    if (memcmp(source_identity(s), &f->identity, sizeof f->identity) != 0) {
-        source_unref(s);
-        return error_set(err, -ESTALE, "%s: the file has changed", f->path);
-    }
     *out = image_new();
     if (*out)
         image_add_file(*out, s, 0, f->identity.size);
@@ -637,7 +633,7 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
     case ORIGINAL: return original_file(c, &c->files[n.item], &f->image, err);
     case FORM: return tensor_file_get(c, tensor, n.form, &f->image, err);
     case RECIPE:
-        rc = gguf_file_get(c, &recipes[n.form], &f->image, err);
+        rc = gguf_file_get(c, t->cache, &recipes[n.form], &f->image, err);
         store_trim(t->store, HEADERS_MAX);
         return rc;
     case HF_FILE: return hf_file_get(c, &hf_forms[n.form], n.item, &f->image, err);

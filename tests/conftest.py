@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -48,6 +49,12 @@ def wait_until(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def written(pid):
+    """Bytes that a process has written so far."""
+    counters = pathlib.Path(f"/proc/{pid}/io").read_text()
+    return int(re.search(r"wchar: (\d+)", counters).group(1))
 
 
 class Mount:

@@ -68,7 +68,7 @@ static void choose_store(const char *given, char *out, struct options *options)
 static uint64_t recipe_size(const struct ls *ls, struct checkpoint *c, int i, struct error *err)
 {
     uint64_t size = 0;
-    int rc = ls->verbose ? gguf_file_size(c, &recipes[i], &size, err)
+    int rc = ls->verbose ? gguf_file_size(c, NULL, &recipes[i], &size, err)
                          : gguf_file_data_size(c, &recipes[i], &size, err);
     return rc ? 0 : size;
 }
