@@ -2,6 +2,7 @@
 """Mounting in the background and unmounting: when the command returns, how it exits, and what it
 says where it cannot."""
 
+import json
 import os
 import shutil
 import signal
@@ -30,8 +31,7 @@ def is_mounted(path):
 
 def daemon_of(path):
     """The process behind a mount."""
-    plain = (path / ".quantfs" / "stats.json").read_text()
-    return int(plain.split('"pid": ')[1].split(",")[0])
+    return json.loads((path / ".quantfs" / "stats.json").read_text())["pid"]
 
 
 def is_running(pid):
@@ -181,11 +181,10 @@ def test_files_that_are_open_outlive_the_mount(mount):
     mnt = mount(DATA)
     expected = (DATA / "demo-llama" / "model.safetensors").read_bytes()
     with open(mnt / "demo-llama" / "original" / "model.safetensors", "rb", 0) as file:
-        with subprocess.Popen([QUANTFS, "umount", mnt.point], stderr=subprocess.PIPE) as umount:
+        with subprocess.Popen([QUANTFS, "umount", mnt.point]) as umount:
             wait_until(lambda: not is_mounted(mnt.point))
             assert file.read() == expected
             assert mnt.daemon.poll() is None
             file.close()
-            assert umount.communicate(timeout=20)[1] == b""
-            assert umount.returncode == 0
+            assert umount.wait(timeout=20) == 0
     assert mnt.daemon.wait(timeout=20) == 0
