@@ -3,6 +3,7 @@
 much memory it takes in between."""
 
 import errno
+import json
 import os
 import pathlib
 import select
@@ -22,8 +23,13 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user:
 NOBODY = 65534
 
 
+def mounts_on(point):
+    table = pathlib.Path("/proc/self/mountinfo").read_text()
+    return [line for line in table.splitlines() if f" {point} " in line]
+
+
 def is_mounted(point):
-    return f" {point} " in pathlib.Path("/proc/self/mountinfo").read_text()
+    return bool(mounts_on(point))
 
 
 # ---- ends ----
@@ -120,7 +126,7 @@ def background(store, point, *options):
 
 
 def pid_of(point):
-    return int(run("status", "--json", point).stdout.split('"pid":')[1].split(",")[0])
+    return json.loads(run("status", "--json", point).stdout)["pid"]
 
 
 @pytest.fixture
@@ -165,11 +171,11 @@ def test_umount_of_what_is_no_mount(point):
 
 def refused(store, point, word):
     """Nothing is mounted, in the background or not, and the reason is said."""
-    before = pathlib.Path("/proc/self/mountinfo").read_text()
+    before = mounts_on(point)
     for flags in ((), ("-f",)):
         done = run("mount", *flags, store, point, "-o", "cache=none", check=False)
         assert done.returncode in (2, 3) and word in done.stderr and done.stderr.count("\n") == 1
-    assert pathlib.Path("/proc/self/mountinfo").read_text() == before
+    assert mounts_on(point) == before
 
 
 def test_a_mount_over_a_mount_is_refused(point):
