@@ -287,6 +287,8 @@ def torch_seeds():
     member = [("archive/data.pkl", good)]
     framed = (b"\x80\x04\x95" + struct.pack("<Q", 9) + b"\x8c\x0bcollections\x94\x8c\x0bOrderedDict"
               b"\x94\x93\x94)R\x94.")
+    all_kinds = (b"\x80\x02}](K\1M\1\0J\1\0\0\0\x8a\1\1G" + bytes(8) + b"NU\1aT\1\0\0\0a\x88\x89)e"
+                 b"r\0\0\0\0j\0\0\0\0h\0\x87q\1q\0\x85\x94NaN\x86}" + short("k") + b"Ns\x86b.")
     zip64 = struct.pack("<HH3Q", 1, 24, 32, 32, 0)
     return {
         "valid": zip_file(member + data),
@@ -297,6 +299,7 @@ def torch_seeds():
                                          "offset": 2**32 - 1, "extra": b"\x55\x54\1\0x" + zip64}),
                                        *member]),
         "pickle": good,
+        "pickle-every-instruction": all_kinds,
         "pickle-protocol-4": framed,
         "pickle-parameter": state(b"ctorch._utils\n_rebuild_parameter\n(" +
                                   rebuild(storage(), [8], [1]) + b"\x88}tR"),
@@ -515,14 +518,14 @@ def cut_tokenizer(folder, tokens=40, merges=12, **changes):
 
 def files(**contents):
     """JSON, text or bytes by name; "_" stands for the dot, as in tokenizer_json."""
-    out = b""
+    out = []
     for name, content in contents.items():
         stem, _, suffix = name.rpartition("_")
         if isinstance(content, (dict, list)):
             content = text(content)
         content = content if isinstance(content, bytes) else content.encode()
-        out += f"--- {stem}.{suffix}\n".encode() + content + b"\n"
-    return out
+        out.append(f"--- {stem}.{suffix}\n".encode() + content)
+    return b"\n".join(out)
 
 
 def model_seeds():
@@ -564,7 +567,9 @@ def model_seeds():
         "byte-level": files(**bpe, generation_config_json={"top_k": 20, "temperature": 0.7}),
         "templates": files(**bpe | {"tokenizer_config_json": {"chat_template": [
             {"name": "default", "template": "{{ d }}"}, {"name": "tool use", "template": "{{ t }}"},
-            {"name": "", "template": "x"}, {"name": "n" * 300, "template": "x"}]}}),
+            {"name": "", "template": "x"}, {"name": "rag", "template": ""}]}}),
+        "template-name-long": files(**bpe | {"tokenizer_config_json": {"chat_template": [
+            {"name": "n" * 300, "template": "x"}]}}),
         "templates-alike": files(**bpe | {"tokenizer_config_json": {"chat_template": [
             {"name": "a b", "template": "1"}, {"name": "a_b", "template": "2"}]}}),
         "template-jinja": files(**bpe | {"tokenizer_config_json": {"a": 1}},
@@ -633,7 +638,7 @@ def model_seeds():
         "tokenizer-wordpiece": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
             "model": {"type": "WordPiece", "vocab": {"a": 0}}}}),
         "tokenizer-ids-alike": with_vocab({"a": 0, "b": 0, "c": 1}),
-        "tokenizer-id-far": with_vocab({"a": 5000}),
+        "tokenizer-id-far": with_vocab({"a": 63}),
         "tokenizer-id-negative": with_vocab({"a": -1}),
         "tokenizer-id-2-40": with_vocab({"a": 2**40}),
         "tokenizer-pre-unknown": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
