@@ -719,6 +719,8 @@ def hf_encode_seeds():
         "regex-many": with_step(steps(*[split(slow, "Contiguous")] * 30)),
         "regex-recursive": with_step(split("(?R)?a|(?1)(a(?1)?)")),
         "regex-nested": with_step(split("(" * 240 + "a" + ")*" * 240)),
+        "regex-named": with_step(split("".join(f"(?<g{i}>" for i in range(200)) + "a" + ")*" * 200)),
+        "regex-backreference": with_step(split("(a)\\1")),
         "regex-large": with_step(split("(?:a{0,500}){0,100}")),
         "regex-callout": with_step(split("(*LIMIT_MATCH=1)a+(?C1)b")),
         "regex-long": with_step(split("a" * 9000)),
