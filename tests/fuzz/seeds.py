@@ -587,6 +587,10 @@ def model_seeds():
             "2": {"content": "<n>", "special": True}, "10": {"content": "\u2581a"},
             "9999999999999999999999": {"content": "<big>"}, "9": {"content": "<|c|>"}}}},
                          tokenizer_model=pieces()),
+        "decoder-and-map": files(**bpe | {"tokenizer_config_json": {
+            "added_tokens_decoder": {"70": {"content": "<n>", "normalized": False}},
+            "bos_token": "<b>"}}, special_tokens_map_json={"bos_token": "<m>"}),
+        "special-id-2-32": files(**llama | {"config_json": config | {"bos_token_id": 2**32}}),
         "decoder-negative": files(**llama | {"tokenizer_config_json": {"added_tokens_decoder": {
             "-1": {"content": "<n>"}}}}, tokenizer_model=pieces()),
         "post-processors": files(**bpe | {"tokenizer_json": qwen_tokenizer |
@@ -598,6 +602,9 @@ def model_seeds():
                                       "eot_token": "<t>", "add_bos_token": True}}),
         "pooling": files(**bpe, modules_json=[{"type": "a.Pooling", "path": "pool"}],
                          **{"pool/config_json": {"pooling_mode_cls_token": True}}),
+        "pooling-mode": files(**bpe | {"config_json": qwen | {"is_causal": False}},
+                              modules_json=[{"type": "a.Pooling", "path": "pool"}],
+                              **{"pool/config_json": {"pooling_mode": "lasttoken"}}),
         "pooling-missing": files(**bpe, modules_json=[{"type": "Pooling", "path": "p" * 600}]),
         "rope-llama3": with_config(rope_scaling={"rope_type": "llama3", "factor": 8,
                                                  "low_freq_factor": 1, "high_freq_factor": 4,
@@ -612,6 +619,7 @@ def model_seeds():
         "rope-yarn": with_config(rope_scaling={"type": "yarn", "factor": 4.0,
                                                "original_max_position_embeddings": 2048,
                                                "beta_fast": "x"}),
+        "rope-long": with_config(rope_scaling={"type": "longrope"}),
         "rope-per-layer": with_config(rope_parameters={"full_attention": {"rope_theta": 1e6},
                                                        "sliding_attention": {"rope_theta": 1e4}}),
         "heads-0": with_config(num_attention_heads=0),
@@ -622,6 +630,8 @@ def model_seeds():
         "layers-80": with_config(num_hidden_layers=80),
         "hidden-negative": with_config(hidden_size=-2**63, head_dim=None),
         "vocab-2-31": with_config(vocab_size=2**31),
+        "vocab-codellama": with_config(vocab_size=32016),
+        "vocab-never-bos": with_config(vocab_size=49152),
         "vocab-small": with_config(vocab_size=3),
         "name-path": with_config(_name_or_path="org/Some-Model-7b1-v1.2-q4_K_M-chat-iter3-128k"),
         "name-odd": with_config(_name_or_path="-/--7x8b-A2.7B-xl-1_5b-\xff--v-iter-16x"),
@@ -646,6 +656,12 @@ def model_seeds():
         "tokenizer-pre-deep": files(**bpe | {"tokenizer_json": text(qwen_tokenizer).replace(
             '"pre_tokenizer":', '"pre_tokenizer":' + nested(
                 900, '{"type":"Sequence","pretokenizers":[', "]}") + ',"x":')}),
+        "merges-texts": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
+            "model": qwen_tokenizer["model"] | {"merges": ["a b", "c d e", ""]},
+            "normalizer": {"type": "BertNormalizer", "lowercase": True, "strip_accents": True}},
+            "tokenizer_config_json": {"cls_token": "<|im_start|>", "sep_token": "<|im_end|>",
+                                      "add_prefix_space": True}}),
+        "model-missing": files(**bpe | {"tokenizer_json": {"model": {"type": "BPE"}}}),
         "merges-wrong": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
             "model": qwen_tokenizer["model"] | {"merges": [["a b", " "], ["a"]]}}}),
         "normalizers": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
