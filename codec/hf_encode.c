@@ -11,10 +11,10 @@
 #include <utf8proc.h>
 
 enum {
-    PATTERN_MAX = 8192,   /* bytes of a regular expression */
-    PATTERN_COUNT = 16,   /* of the regular expressions that a text goes through */
-    MATCH_LIMIT = 10000,  /* steps of one match */
-    AROUND_MAX = 1000,    /* tokens that the post_processor adds */
+    PATTERN_MAX = 4096, /* bytes of a regular expression */
+    PATTERN_COUNT = 16, /* of the regular expressions that a text goes through */
+    MATCH_LIMIT = 2000, /* steps of one match */
+    AROUND_MAX = 1000,  /* tokens that the post_processor adds */
 };
 
 /* A run of text: what is between added tokens, and what the pre_tokenizer cuts it into. */
@@ -312,8 +312,10 @@ static int split_by_regex(struct encoder *e, const char *pattern, struct splitte
     if (strlen(pattern) > PATTERN_MAX || e->patterns++ == PATTERN_COUNT)
         return error_set(e->err, -ENOTSUP, "the pre_tokenizer has a regular expression that is too "
                                            "long, or too many of them");
+    /* groups that capture make every step slow, and are of no use here */
     by->regex = pcre2_compile((PCRE2_SPTR)for_pcre2(pattern), PCRE2_ZERO_TERMINATED,
-                              PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                              PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C |
+                                  PCRE2_NO_AUTO_CAPTURE,
                               &code, &where, NULL);
     if (!by->regex)
         return unknown(e, "the regular expression", pattern);

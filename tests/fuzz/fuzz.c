@@ -140,11 +140,12 @@ void files_split(const uint8_t *data, size_t size, struct files *f)
         const char *name = s + MARKER, *newline = memchr(name, '\n', (size_t)(end - name));
         const char *start = newline ? newline + 1 : end;
         s = next_file(start, end);
+        size_t n = (size_t)(s - start) - (s > start && s < end); /* the newline is the marker's */
         f->items[f->count].name = strndup(name, (size_t)((newline ? newline : end) - name));
-        f->items[f->count].size = (size_t)(s - start);
-        f->items[f->count].data = malloc((size_t)(s - start));
+        f->items[f->count].size = n;
+        f->items[f->count].data = malloc(n);
         assert(f->items[f->count].name && f->items[f->count].data);
-        memcpy(f->items[f->count++].data, start, (size_t)(s - start));
+        memcpy(f->items[f->count++].data, start, n);
     }
 }
 

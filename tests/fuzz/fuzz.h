@@ -27,8 +27,8 @@ void use_model(const struct model *m);
 /* What was put must be a GGUF header that our own reader accepts. */
 void use_keys(const struct gguf_keys *keys);
 
-/* Several files in one input: a line "--- NAME" and then the file, up to the next such line. Each
- * is a piece of memory of its own. */
+/* Several files in one input: a line "--- NAME" and then the file, up to the newline in front of
+ * the next such line. Each is a piece of memory of its own. */
 struct files {
     struct {
         char *name, *data;

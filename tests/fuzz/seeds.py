@@ -287,6 +287,8 @@ def torch_seeds():
     member = [("archive/data.pkl", good)]
     framed = (b"\x80\x04\x95" + struct.pack("<Q", 9) + b"\x8c\x0bcollections\x94\x8c\x0bOrderedDict"
               b"\x94\x93\x94)R\x94.")
+    all_kinds = (b"\x80\x02}](K\1M\1\0J\1\0\0\0\x8a\1\1G" + bytes(8) + b"NU\1aT\1\0\0\0a\x88\x89)e"
+                 b"r\0\0\0\0j\0\0\0\0h\0\x87q\1q\0\x85\x94NaN\x86}" + short("k") + b"Ns\x86b.")
     zip64 = struct.pack("<HH3Q", 1, 24, 32, 32, 0)
     return {
         "valid": zip_file(member + data),
@@ -297,6 +299,7 @@ def torch_seeds():
                                          "offset": 2**32 - 1, "extra": b"\x55\x54\1\0x" + zip64}),
                                        *member]),
         "pickle": good,
+        "pickle-every-instruction": all_kinds,
         "pickle-protocol-4": framed,
         "pickle-parameter": state(b"ctorch._utils\n_rebuild_parameter\n(" +
                                   rebuild(storage(), [8], [1]) + b"\x88}tR"),
@@ -515,14 +518,14 @@ def cut_tokenizer(folder, tokens=40, merges=12, **changes):
 
 def files(**contents):
     """JSON, text or bytes by name; "_" stands for the dot, as in tokenizer_json."""
-    out = b""
+    out = []
     for name, content in contents.items():
         stem, _, suffix = name.rpartition("_")
         if isinstance(content, (dict, list)):
             content = text(content)
         content = content if isinstance(content, bytes) else content.encode()
-        out += f"--- {stem}.{suffix}\n".encode() + content + b"\n"
-    return out
+        out.append(f"--- {stem}.{suffix}\n".encode() + content)
+    return b"\n".join(out)
 
 
 def model_seeds():
@@ -564,7 +567,9 @@ def model_seeds():
         "byte-level": files(**bpe, generation_config_json={"top_k": 20, "temperature": 0.7}),
         "templates": files(**bpe | {"tokenizer_config_json": {"chat_template": [
             {"name": "default", "template": "{{ d }}"}, {"name": "tool use", "template": "{{ t }}"},
-            {"name": "", "template": "x"}, {"name": "n" * 300, "template": "x"}]}}),
+            {"name": "", "template": "x"}, {"name": "rag", "template": ""}]}}),
+        "template-name-long": files(**bpe | {"tokenizer_config_json": {"chat_template": [
+            {"name": "n" * 300, "template": "x"}]}}),
         "templates-alike": files(**bpe | {"tokenizer_config_json": {"chat_template": [
             {"name": "a b", "template": "1"}, {"name": "a_b", "template": "2"}]}}),
         "template-jinja": files(**bpe | {"tokenizer_config_json": {"a": 1}},
@@ -582,6 +587,10 @@ def model_seeds():
             "2": {"content": "<n>", "special": True}, "10": {"content": "\u2581a"},
             "9999999999999999999999": {"content": "<big>"}, "9": {"content": "<|c|>"}}}},
                          tokenizer_model=pieces()),
+        "decoder-and-map": files(**bpe | {"tokenizer_config_json": {
+            "added_tokens_decoder": {"70": {"content": "<n>", "normalized": False}},
+            "bos_token": "<b>"}}, special_tokens_map_json={"bos_token": "<m>"}),
+        "special-id-2-32": files(**llama | {"config_json": config | {"bos_token_id": 2**32}}),
         "decoder-negative": files(**llama | {"tokenizer_config_json": {"added_tokens_decoder": {
             "-1": {"content": "<n>"}}}}, tokenizer_model=pieces()),
         "post-processors": files(**bpe | {"tokenizer_json": qwen_tokenizer |
@@ -593,6 +602,9 @@ def model_seeds():
                                       "eot_token": "<t>", "add_bos_token": True}}),
         "pooling": files(**bpe, modules_json=[{"type": "a.Pooling", "path": "pool"}],
                          **{"pool/config_json": {"pooling_mode_cls_token": True}}),
+        "pooling-mode": files(**bpe | {"config_json": qwen | {"is_causal": False}},
+                              modules_json=[{"type": "a.Pooling", "path": "pool"}],
+                              **{"pool/config_json": {"pooling_mode": "lasttoken"}}),
         "pooling-missing": files(**bpe, modules_json=[{"type": "Pooling", "path": "p" * 600}]),
         "rope-llama3": with_config(rope_scaling={"rope_type": "llama3", "factor": 8,
                                                  "low_freq_factor": 1, "high_freq_factor": 4,
@@ -607,6 +619,7 @@ def model_seeds():
         "rope-yarn": with_config(rope_scaling={"type": "yarn", "factor": 4.0,
                                                "original_max_position_embeddings": 2048,
                                                "beta_fast": "x"}),
+        "rope-long": with_config(rope_scaling={"type": "longrope"}),
         "rope-per-layer": with_config(rope_parameters={"full_attention": {"rope_theta": 1e6},
                                                        "sliding_attention": {"rope_theta": 1e4}}),
         "heads-0": with_config(num_attention_heads=0),
@@ -617,6 +630,8 @@ def model_seeds():
         "layers-80": with_config(num_hidden_layers=80),
         "hidden-negative": with_config(hidden_size=-2**63, head_dim=None),
         "vocab-2-31": with_config(vocab_size=2**31),
+        "vocab-codellama": with_config(vocab_size=32016),
+        "vocab-never-bos": with_config(vocab_size=49152),
         "vocab-small": with_config(vocab_size=3),
         "name-path": with_config(_name_or_path="org/Some-Model-7b1-v1.2-q4_K_M-chat-iter3-128k"),
         "name-odd": with_config(_name_or_path="-/--7x8b-A2.7B-xl-1_5b-\xff--v-iter-16x"),
@@ -633,7 +648,7 @@ def model_seeds():
         "tokenizer-wordpiece": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
             "model": {"type": "WordPiece", "vocab": {"a": 0}}}}),
         "tokenizer-ids-alike": with_vocab({"a": 0, "b": 0, "c": 1}),
-        "tokenizer-id-far": with_vocab({"a": 5000}),
+        "tokenizer-id-far": with_vocab({"a": 63}),
         "tokenizer-id-negative": with_vocab({"a": -1}),
         "tokenizer-id-2-40": with_vocab({"a": 2**40}),
         "tokenizer-pre-unknown": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
@@ -641,6 +656,12 @@ def model_seeds():
         "tokenizer-pre-deep": files(**bpe | {"tokenizer_json": text(qwen_tokenizer).replace(
             '"pre_tokenizer":', '"pre_tokenizer":' + nested(
                 900, '{"type":"Sequence","pretokenizers":[', "]}") + ',"x":')}),
+        "merges-texts": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
+            "model": qwen_tokenizer["model"] | {"merges": ["a b", "c d e", ""]},
+            "normalizer": {"type": "BertNormalizer", "lowercase": True, "strip_accents": True}},
+            "tokenizer_config_json": {"cls_token": "<|im_start|>", "sep_token": "<|im_end|>",
+                                      "add_prefix_space": True}}),
+        "model-missing": files(**bpe | {"tokenizer_json": {"model": {"type": "BPE"}}}),
         "merges-wrong": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
             "model": qwen_tokenizer["model"] | {"merges": [["a b", " "], ["a"]]}}}),
         "normalizers": files(**bpe | {"tokenizer_json": qwen_tokenizer | {
@@ -714,6 +735,8 @@ def hf_encode_seeds():
         "regex-many": with_step(steps(*[split(slow, "Contiguous")] * 30)),
         "regex-recursive": with_step(split("(?R)?a|(?1)(a(?1)?)")),
         "regex-nested": with_step(split("(" * 240 + "a" + ")*" * 240)),
+        "regex-named": with_step(split("".join(f"(?<g{i}>" for i in range(200)) + "a" + ")*" * 200)),
+        "regex-backreference": with_step(split("(a)\\1")),
         "regex-large": with_step(split("(?:a{0,500}){0,100}")),
         "regex-callout": with_step(split("(*LIMIT_MATCH=1)a+(?C1)b")),
         "regex-long": with_step(split("a" * 9000)),
