@@ -298,11 +298,114 @@ MODELS = {
 }
 
 
+# README.md of some: what the converter takes from model cards.
+CARDS = {
+    "Llama-3.2-1B-Instruct": """---
+language:
+- en
+- de
+- no
+- "yes"
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- facebook
+- pytorch
+license: llama3.2
+extra_gated_prompt: >-
+  ### COMMUNITY LICENSE AGREEMENT
+
+  "Agreement" means the terms: use, reproduction, distribution.
+extra_gated_fields:
+  First Name: text
+  By clicking Submit below I accept: checkbox
+base_model: https://huggingface.co/meta-llama/Llama-3.2-1B
+---
+
+# Model
+""",
+    "Qwen3-0.6B": """---
+library_name: transformers
+license: apache-2.0
+license_link: https://huggingface.co/Qwen/Qwen3-0.6B/blob/main/LICENSE
+pipeline_tag: text-generation
+base_model:
+- Qwen/Qwen3-0.6B-Base
+---
+""",
+    "Mixtral-8x7B-v0.1": """---
+name:
+model_name: Mixtral of the tests
+model_creator: Mistral AI_
+model_type: mixtral
+quantized_by: nobody
+author: ~
+description: |
+  Two lines,
+  é and \U0001F680
+version: '0.1'
+license: [apache-2.0, mit]
+license_name: "two\tlicences"
+url: https://example.org/mixtral
+model_doi: 10.1000/182
+uuid: 123e4567-e89b-12d3-a456-426614174000
+repo_url: no
+base_models:
+- name: Base
+  author: Someone
+  version: v1
+  organization: Org
+  description: "with: colon"
+  url: https://example.org
+  doi: 10/1
+  uuid: u
+  repo_url: r
+  unknown: 1
+- mistralai/Mistral-7B-v0.1
+- ./local/Model-1B
+- plain-name-13B-chat
+- Some model with spaces
+- ssh://git@example.org/x/y
+- http://huggingface.co/a/b-1.5/tree
+dataset: {name: Only a mapping}
+tags: moe
+language: fr
+languages: [it, es]
+---
+text
+---
+more
+""",
+    "gemma-2-2b-it": """---
+license: gemma
+library_name: transformers
+datasets:
+- HuggingFaceH4/ultrafeedback_binarized
+- name: Own data
+  url: https://example.org/data
+- https://huggingface.co/datasets/openbmb/UltraFeedback
+tags:
+	- conversational # by tab
+pipeline_tag: text-generation
+base_model: null
+widget:
+- messages: [{role: user, content: "Hi"}]
+---
+""",
+    "SmolLM3-3B": "\n---\nlicense: mit\n---\nNot at the beginning: no card.\n",
+    "phi-4": "---\r\nlicense: mit\r\nlanguage:\r\n- en\r\nfinetune: Chat\r\nsize_label: 14B\r\n"
+             "organization: false\r\ntags: []\r\n---\r\n# phi\r\n",
+    "OLMo-2-1124-7B-Instruct": "---\n- a list\n- is no card\n",
+}
+
+
 def make(path, name):
     """Makes the folder `path` with the model of that name and returns it."""
     path, model = pathlib.Path(path), MODELS[name]
     path.mkdir(parents=True)
     vocab = model.vocab(path)
+    if name in CARDS:
+        (path / "README.md").write_text(CARDS[name], newline="")
     config = {**model.config, "torch_dtype": "bfloat16", "use_cache": True}
     config.get("text_config", config)["vocab_size"] = vocab
     write_json(path / "config.json", config)
