@@ -10,6 +10,7 @@ or, from a shell, `architectures.py STORE` for all of them. Everything follows f
 
 import dataclasses
 import pathlib
+import struct
 import sys
 import zlib
 
@@ -184,6 +185,11 @@ class Model:
     extra: dict = dataclasses.field(default_factory=dict)
 
 
+    @property
+    def experts(self):
+        return self.config.get("num_local_experts") or self.config.get("num_experts")
+
+
 SIZES = {"hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": LAYERS,
          "num_attention_heads": 4, "num_key_value_heads": 2}
 LONG = [1.0 + i * 0.37 for i in range(32)]
@@ -204,7 +210,7 @@ MODELS = {
          "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000,
          "sliding_window": None, "use_sliding_window": False, "tie_word_embeddings": True},
         layer(q=512, kv=256, head_norms=128), qwen_vocab, pre="qwen2"),
-    "Qwen3-30B-A3B": Model(
+    "Qwen3-Coder": Model(
         {**SIZES, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe",
          "head_dim": 64, "intermediate_size": 768, "moe_intermediate_size": FFN,
          "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True,
@@ -420,6 +426,22 @@ def make(path, name):
     write_safetensors(path / "model.safetensors", tensors,
                       np.random.default_rng(zlib.crc32(name.encode())))
     return path
+
+
+def write_imatrix(path, name):
+    """An importance matrix for the experts of a model, in the old format; one of them saw nothing."""
+    config, rng = MODELS[name].config, np.random.default_rng(zlib.crc32(name.encode()))
+    width = {"gate": HIDDEN, "up": HIDDEN,
+             "down": config.get("moe_intermediate_size", config["intermediate_size"])}
+    entries = {f"blk.{i}.ffn_{kind}_exps.weight": rng.random((MODELS[name].experts, cols),
+                                                                np.float32)
+               for i in range(MODELS[name].layers) for kind, cols in width.items()}
+    out = struct.pack("<i", len(entries))
+    for tensor, values in entries.items():
+        values[1] = 1
+        out += struct.pack(f"<i{len(tensor)}sii", len(tensor), tensor.encode(), 1, values.size)
+        out += values.tobytes()
+    path.write_bytes(out + struct.pack("<ii8s", 3, 8, b"text.txt"))
 
 
 if __name__ == "__main__":
