@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <strings.h>
 
 /* ---- values ---- */
 
@@ -160,6 +161,36 @@ static int put_name_keys(const struct model *m, const json_t *card, const struct
     }
     arena_free(&arena);
     return rc ? error_set(err, rc, "out of memory") : 0;
+}
+
+/* Whether a text, of any case, names one of Qwen3's rerankers. */
+static bool names_reranker(const char *s, size_t n, const char *mark)
+{
+    static const char *const names[] = {"qwen3-reranker", "qwen3-vl-reranker"};
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+            size_t before = strlen(mark), length = before + strlen(names[k]);
+            if (n - i >= length && strncmp(s + i, mark, before) == 0 &&
+                strncasecmp(s + i + before, names[k], length - before) == 0)
+                return true;
+        }
+    return false;
+}
+
+/* The converter makes other tensors of a Qwen3 that ranks, which it knows by name or title. */
+static int refuse_reranker(const struct model *m, const struct config *c, const char *folder,
+                           const struct model_files *files, struct error *err)
+{
+    struct blob readme;
+    const char *hints[] = {folder, json_string_value(json_object_get(c->full, "_name_or_path")),
+                           json_string_value(json_object_get(c->full, "model_type"))};
+    if (strcmp(m->arch->gguf, "qwen3") != 0)
+        return 0;
+    int rc = files->get(files->context, "README.md", &readme, err);
+    bool found = !rc && readme.data && names_reranker(readme.data, readme.size, "# ");
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
+        found |= hints[i] && names_reranker(hints[i], strlen(hints[i]), "");
+    return found ? error_set(err, -ENOTSUP, "Qwen3 models that rank are not known") : rc;
 }
 
 /* A card that cannot be read is passed over; the converter would give up. */
@@ -502,8 +533,9 @@ static int put_arch_keys(const struct model *m, const struct config *c,
 int model_put_keys(const struct model *m, const struct config *config, const char *folder,
                    const struct model_files *files, struct gguf_keys *keys, struct error *err)
 {
-    json_t *card;
-    int rc = load_card(files, &card, err);
+    json_t *card = NULL;
+    int rc = refuse_reranker(m, config, folder, files, err);
+    rc = rc ? rc : load_card(files, &card, err);
     gguf_put_string(keys, "general.architecture", m->arch->gguf);
     rc = rc ? rc : put_attn_factor(m, config, keys, err);
     gguf_put_string(keys, "general.type", "model");
