@@ -6,6 +6,7 @@
  */
 #include "codec/model.h"
 
+#include "codec/model_card.h"
 #include "codec/model_name.h"
 #include "codec/rope.h"
 #include "codec/tokenizer.h"
@@ -13,6 +14,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <strings.h>
 
 /* ---- values ---- */
 
@@ -99,7 +101,7 @@ static int put_sampling_keys(const struct model_files *files, struct gguf_keys *
 
 static void put_if(struct gguf_keys *keys, const char *key, const char *value)
 {
-    if (value)
+    if (value && *value)
         gguf_put_string(keys, key, value);
 }
 
@@ -117,35 +119,95 @@ static const char *size_label(const struct model *m, struct arena *arena)
     return label && experts ? arena_printf(arena, "%" PRIu64 "x%s", experts, label) : label;
 }
 
-/* The name in the config, unless it is some path, goes before that of the folder. */
-static int put_name_keys(const struct model *m, const struct config *c, const char *folder,
-                         struct gguf_keys *keys, struct error *err)
+/* What is told by the model card, else by the name in the config, unless that is some path, else by
+ * the name of the folder. */
+static int find_name(const struct model *m, const json_t *card, const struct config *c,
+                     const char *folder, struct arena *arena, struct model_name *name)
 {
-    struct arena arena = {0};
-    struct model_name name = {0}, from;
-    int rc = 0;
+    struct model_name from;
+    *name = (struct model_name){0};
+    model_card_name(card, name);
     const char *id = json_string_value(json_object_get(c->raw, "_name_or_path"));
     const char *slash = id ? strchr(id, '/') : NULL;
     if (id && !(slash && strchr(slash + 1, '/'))) {
-        rc = model_name_parse(id, m->parameters, &arena, &from);
-        if (!rc)
-            model_name_merge(&name, &from);
+        if (model_name_parse(id, m->parameters, arena, &from))
+            return -ENOMEM;
+        model_name_merge(name, &from);
     }
-    if (!rc)
-        rc = model_name_parse(folder, m->parameters, &arena, &from);
+    if (model_name_parse(folder, m->parameters, arena, &from))
+        return -ENOMEM;
+    model_name_merge(name, &from);
+    if (!name->size_label)
+        name->size_label = size_label(m, arena);
+    return name->size_label ? 0 : -ENOMEM;
+}
+
+static int put_name_keys(const struct model *m, const json_t *card, const struct config *c,
+                         const char *folder, struct gguf_keys *keys, struct error *err)
+{
+    struct arena arena = {0};
+    struct model_name name;
+    int rc = find_name(m, card, c, folder, &arena, &name);
     if (!rc) {
-        model_name_merge(&name, &from);
-        if (!name.size_label)
-            name.size_label = size_label(m, &arena);
         put_if(keys, "general.name", name.name);
+        model_card_put_author(card, keys);
         put_if(keys, "general.version", name.version);
         put_if(keys, "general.organization", name.organization);
         put_if(keys, "general.finetune", name.finetune);
         put_if(keys, "general.basename", name.basename);
+        model_card_put_description(card, keys);
         put_if(keys, "general.size_label", name.size_label);
+        rc = model_card_put_rest(card, m->parameters, keys);
     }
     arena_free(&arena);
     return rc ? error_set(err, rc, "out of memory") : 0;
+}
+
+/* Whether a text, of any case, names one of Qwen3's rerankers. */
+static bool names_reranker(const char *s, size_t n, const char *mark)
+{
+    static const char *const names[] = {"qwen3-reranker", "qwen3-vl-reranker"};
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+            size_t before = strlen(mark), length = before + strlen(names[k]);
+            if (n - i >= length && strncmp(s + i, mark, before) == 0 &&
+                strncasecmp(s + i + before, names[k], length - before) == 0)
+                return true;
+        }
+    return false;
+}
+
+/* The converter makes other tensors of a Qwen3 that ranks, which it knows by name or title. */
+static int refuse_reranker(const struct model *m, const struct config *c, const char *folder,
+                           const struct model_files *files, struct error *err)
+{
+    struct blob readme;
+    const char *hints[] = {folder, json_string_value(json_object_get(c->full, "_name_or_path")),
+                           json_string_value(json_object_get(c->full, "model_type"))};
+    if (strcmp(m->arch->gguf, "qwen3") != 0)
+        return 0;
+    int rc = files->get(files->context, "README.md", &readme, err);
+    bool found = !rc && readme.data && names_reranker(readme.data, readme.size, "# ");
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
+        found |= hints[i] && names_reranker(hints[i], strlen(hints[i]), "");
+    return found ? error_set(err, -ENOTSUP, "Qwen3 models that rank are not known") : rc;
+}
+
+/* A card that cannot be read is passed over; the converter would give up. */
+static int load_card(const struct model_files *files, json_t **card, struct error *err)
+{
+    struct blob readme;
+    *card = NULL;
+    int rc = files->get(files->context, "README.md", &readme, err);
+    if (rc || !readme.data)
+        return rc;
+    rc = model_card_parse(readme, card, err);
+    if (rc != -EINVAL)
+        return rc;
+    error_prefix(err, rc, "the model card is passed over: README.md");
+    if (files->warn)
+        files->warn(files->context, err->text);
+    return 0;
 }
 
 /* ---- <arch>.* ---- */
@@ -471,11 +533,15 @@ static int put_arch_keys(const struct model *m, const struct config *c,
 int model_put_keys(const struct model *m, const struct config *config, const char *folder,
                    const struct model_files *files, struct gguf_keys *keys, struct error *err)
 {
+    json_t *card = NULL;
+    int rc = refuse_reranker(m, config, folder, files, err);
+    rc = rc ? rc : load_card(files, &card, err);
     gguf_put_string(keys, "general.architecture", m->arch->gguf);
-    int rc = put_attn_factor(m, config, keys, err);
+    rc = rc ? rc : put_attn_factor(m, config, keys, err);
     gguf_put_string(keys, "general.type", "model");
     rc = rc ? rc : put_sampling_keys(files, keys, err);
-    rc = rc ? rc : put_name_keys(m, config, folder, keys, err);
+    rc = rc ? rc : put_name_keys(m, card, config, folder, keys, err);
+    json_decref(card);
     rc = rc ? rc : put_arch_keys(m, config, files, keys, err);
     rc = rc ? rc : tokenizer_put_keys(m->arch, config, files, keys, err);
     if (!rc && keys->bytes.failed)

@@ -10,6 +10,7 @@ or, from a shell, `architectures.py STORE` for all of them. Everything follows f
 
 import dataclasses
 import pathlib
+import struct
 import sys
 import zlib
 
@@ -184,6 +185,11 @@ class Model:
     extra: dict = dataclasses.field(default_factory=dict)
 
 
+    @property
+    def experts(self):
+        return self.config.get("num_local_experts") or self.config.get("num_experts")
+
+
 SIZES = {"hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": LAYERS,
          "num_attention_heads": 4, "num_key_value_heads": 2}
 LONG = [1.0 + i * 0.37 for i in range(32)]
@@ -204,7 +210,7 @@ MODELS = {
          "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000,
          "sliding_window": None, "use_sliding_window": False, "tie_word_embeddings": True},
         layer(q=512, kv=256, head_norms=128), qwen_vocab, pre="qwen2"),
-    "Qwen3-30B-A3B": Model(
+    "Qwen3-Coder": Model(
         {**SIZES, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe",
          "head_dim": 64, "intermediate_size": 768, "moe_intermediate_size": FFN,
          "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True,
@@ -298,11 +304,114 @@ MODELS = {
 }
 
 
+# README.md of some: what the converter takes from model cards.
+CARDS = {
+    "Llama-3.2-1B-Instruct": """---
+language:
+- en
+- de
+- no
+- "yes"
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- facebook
+- pytorch
+license: llama3.2
+extra_gated_prompt: >-
+  ### COMMUNITY LICENSE AGREEMENT
+
+  "Agreement" means the terms: use, reproduction, distribution.
+extra_gated_fields:
+  First Name: text
+  By clicking Submit below I accept: checkbox
+base_model: https://huggingface.co/meta-llama/Llama-3.2-1B
+---
+
+# Model
+""",
+    "Qwen3-0.6B": """---
+library_name: transformers
+license: apache-2.0
+license_link: https://huggingface.co/Qwen/Qwen3-0.6B/blob/main/LICENSE
+pipeline_tag: text-generation
+base_model:
+- Qwen/Qwen3-0.6B-Base
+---
+""",
+    "Mixtral-8x7B-v0.1": """---
+name:
+model_name: Mixtral of the tests
+model_creator: Mistral AI_
+model_type: mixtral
+quantized_by: nobody
+author: ~
+description: |
+  Two lines,
+  é and \U0001F680
+version: '0.1'
+license: [apache-2.0, mit]
+license_name: "two\tlicences"
+url: https://example.org/mixtral
+model_doi: 10.1000/182
+uuid: 123e4567-e89b-12d3-a456-426614174000
+repo_url: no
+base_models:
+- name: Base
+  author: Someone
+  version: v1
+  organization: Org
+  description: "with: colon"
+  url: https://example.org
+  doi: 10/1
+  uuid: u
+  repo_url: r
+  unknown: 1
+- mistralai/Mistral-7B-v0.1
+- ./local/Model-1B
+- plain-name-13B-chat
+- Some model with spaces
+- ssh://git@example.org/x/y
+- http://huggingface.co/a/b-1.5/tree
+dataset: {name: Only a mapping}
+tags: moe
+language: fr
+languages: [it, es]
+---
+text
+---
+more
+""",
+    "gemma-2-2b-it": """---
+license: gemma
+library_name: transformers
+datasets:
+- HuggingFaceH4/ultrafeedback_binarized
+- name: Own data
+  url: https://example.org/data
+- https://huggingface.co/datasets/openbmb/UltraFeedback
+tags:
+	- conversational # by tab
+pipeline_tag: text-generation
+base_model: null
+widget:
+- messages: [{role: user, content: "Hi"}]
+---
+""",
+    "SmolLM3-3B": "\n---\nlicense: mit\n---\nNot at the beginning: no card.\n",
+    "phi-4": "---\r\nlicense: mit\r\nlanguage:\r\n- en\r\nfinetune: Chat\r\nsize_label: 14B\r\n"
+             "organization: false\r\ntags: []\r\n---\r\n# phi\r\n",
+    "OLMo-2-1124-7B-Instruct": "---\n- a list\n- is no card\n",
+}
+
+
 def make(path, name):
     """Makes the folder `path` with the model of that name and returns it."""
     path, model = pathlib.Path(path), MODELS[name]
     path.mkdir(parents=True)
     vocab = model.vocab(path)
+    if name in CARDS:
+        (path / "README.md").write_text(CARDS[name], newline="")
     config = {**model.config, "torch_dtype": "bfloat16", "use_cache": True}
     config.get("text_config", config)["vocab_size"] = vocab
     write_json(path / "config.json", config)
@@ -317,6 +426,22 @@ def make(path, name):
     write_safetensors(path / "model.safetensors", tensors,
                       np.random.default_rng(zlib.crc32(name.encode())))
     return path
+
+
+def write_imatrix(path, name):
+    """An importance matrix for the experts of a model, in the old format; one of them saw nothing."""
+    config, rng = MODELS[name].config, np.random.default_rng(zlib.crc32(name.encode()))
+    width = {"gate": HIDDEN, "up": HIDDEN,
+             "down": config.get("moe_intermediate_size", config["intermediate_size"])}
+    entries = {f"blk.{i}.ffn_{kind}_exps.weight": rng.random((MODELS[name].experts, cols),
+                                                                np.float32)
+               for i in range(MODELS[name].layers) for kind, cols in width.items()}
+    out = struct.pack("<i", len(entries))
+    for tensor, values in entries.items():
+        values[1] = 1
+        out += struct.pack(f"<i{len(tensor)}sii", len(tensor), tensor.encode(), 1, values.size)
+        out += values.tobytes()
+    path.write_bytes(out + struct.pack("<ii8s", 3, 8, b"text.txt"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import gguf  # noqa: E402
 
-from architectures import MODELS, make  # noqa: E402
+from architectures import MODELS, make, write_imatrix  # noqa: E402
 
 ORACLE = HERE.parent / "data" / "architectures.oracle.json"
 RECIPES = ("BF16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -33,32 +33,31 @@ def describe(path):
             "tensors": tensors}
 
 
-def run(*command):
+def run(*command, **kwargs):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
-                          check=False)
+                          check=False, **kwargs)
     if done.returncode:
         raise RuntimeError(f"{' '.join(done.args)}\n{done.stdout}{done.stderr}")
 
 
-def references(name, folder, out):
-    """recipe -> the file that the real tools make of a model's folder, all below `out`."""
-    model = MODELS[name]
-    source = out / "converted.gguf"
-    run(os.environ["QUANTFS_FULL_PYTHON"], HERE / "converter.py", model.pre, folder, source,
-        model.dtype.lower())
-    made = {}
-    for recipe in RECIPES:
-        made[recipe] = out / f"{recipe}.gguf"
-        run(pathlib.Path(os.environ["QUANTFS_LLAMA_BIN"]) / "llama-quantize", source,
-            made[recipe], recipe, 2)
-    return made
-
-
 def oracle(name):
+    """recipe -> description of the file that the real tools make; with experts also of one with an
+    importance matrix."""
+    model, quantize = MODELS[name], pathlib.Path(os.environ["QUANTFS_LLAMA_BIN"]) / "llama-quantize"
+    found = {}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
-        made = references(name, make(scratch / name, name), scratch)
-        return {recipe: describe(path) for recipe, path in made.items()}
+        source, made = scratch / "converted.gguf", scratch / "made.gguf"
+        run(os.environ["QUANTFS_FULL_PYTHON"], HERE / "converter.py", model.pre,
+            make(scratch / name, name), source, model.dtype.lower())
+        for recipe in RECIPES:
+            run(quantize, source, made, recipe, 2)
+            found[recipe] = describe(made)
+        if model.experts:
+            write_imatrix(scratch / "imatrix.dat", name)
+            run(quantize, "--imatrix", "imatrix.dat", source, made, "Q2_K", 2, cwd=scratch)
+            found["Q2_K, imatrix"] = describe(made)
+    return found
 
 
 if __name__ == "__main__":

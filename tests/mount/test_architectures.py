@@ -8,7 +8,7 @@ import json
 import gguf
 import pytest
 
-from architectures import MODELS, make
+from architectures import MODELS, make, write_imatrix
 from conftest import DATA, run
 
 ORACLE = json.loads((DATA / "architectures.oracle.json").read_text())
@@ -48,11 +48,15 @@ def test_every_model_has_references():
     assert list(ORACLE) == list(MODELS)
 
 
-@pytest.mark.parametrize("recipe", ORACLE["phi-4"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name, recipe", [(name, recipe) for name, recipes in ORACLE.items()
+                                          for recipe in recipes])
 def test_file_is_the_reference(name, recipe, folders, tmp_path):
-    out = tmp_path / "out.gguf"
-    done = run("convert", folders(name), "-t", recipe, "-o", out)
+    out, options = tmp_path / "out.gguf", []
+    if recipe.endswith(", imatrix"):
+        write_imatrix(tmp_path / "imatrix.dat", name)
+        options = ["--imatrix", "imatrix.dat"]
+    done = run("convert", folders(name), "-t", recipe.split(",")[0], "-o", out, *options,
+               cwd=tmp_path)
     expected = ORACLE[name][recipe]
     if hashlib.sha256(out.read_bytes()).hexdigest() != expected["sha256"]:
         assert differences(out, expected) == []
