@@ -15,6 +15,8 @@
 #include "codec/isa.h"
 
 #include "codec/block.h"
+#include "codec/bytes.h"
+#include "codec/float16.h"
 #include "codec/search_lanes.h"
 
 #include <math.h>
@@ -221,8 +223,8 @@ static void q3_k_plain(const vfloat *x, const vfloat *importance, vint *words)
     (void)importance;
     vfloat scales[16], amax;
     vint levels[SUPERBLOCK], scale_levels[16];
-    for (int j = 0; j < 16; j += FLIGHT)
-        search_q3_lanes(x + 16 * j, scales + j, levels + 16 * j);
+    for (int j = 0; j < 16; j++)
+        scales[j] = search_q3_lanes(x + 16 * j, levels + 16 * j);
     vfloat max = extreme(16, scales, &amax), inverse = -32.f / max;
     vmask zero = equal(max, splat(0));
     vint d = choose_int(zero, splat_int(0), f16_from_floats(1 / inverse));
@@ -243,10 +245,10 @@ static void q3_k_weighted(const vfloat *x, const vfloat *importance, vint *words
     vfloat power = 2 * sum_squares(x, SUPERBLOCK) / SUPERBLOCK;
     for (int j = 0; j < 16; j++) {
         sums[j] = importance_weights(16, x + 16 * j, importance + 16 * j, power, w);
-        search_symmetric_lanes(16, 4, x + 16 * j, w, fit + j);
+        search_symmetric_lanes(16, 4, true, x + 16 * j, w, fit + j);
         scales[j] = fit[j].scale;
     }
-    search_symmetric_lanes(16, 32, scales, sums, &of_scales);
+    search_symmetric_lanes(16, 32, false, scales, sums, &of_scales);
     vint d = f16_from_floats(of_scales.scale);
     for (int j = 0; j < 16; j++) {
         scale_levels[j] = fit_level(&of_scales, scales[j], -32, 31);
@@ -425,7 +427,7 @@ static void q6_k_weighted(const vfloat *x, const vfloat *importance, vint *words
     vfloat scales[16], amax;
     vint levels[SUPERBLOCK], scale_levels[16];
     for (int j = 0; j < 16; j++) {
-        search_symmetric_lanes(16, 32, x + 16 * j, importance + 16 * j, fit + j);
+        search_symmetric_lanes(16, 32, true, x + 16 * j, importance + 16 * j, fit + j);
         scales[j] = fit[j].scale;
     }
     vfloat max = extreme(16, scales, &amax), inverse = -128.f / max;
@@ -611,7 +613,7 @@ LANES_INLINE void symmetric_weighted(int half, const vfloat *x, const vfloat *im
         vfloat w[BLOCK];
         vint L[BLOCK];
         block_weights(x, importance, power[f], w);
-        search_symmetric_lanes(BLOCK, half, x, w, &fit);
+        search_symmetric_lanes(BLOCK, half, true, x, w, &fit);
         for (int i = 0; i < BLOCK; i++)
             L[i] = fit_level(&fit, x[i], -half, half - 1);
         block_put(half == 16, f16_from_floats(fit.scale) << 16, L, words[f]);
@@ -925,15 +927,42 @@ static void iq4_nl(const float *x, size_t nrows, size_t ncols, const float *impo
                   importance, out);
 }
 
+static void f16(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    (void)importance;
+    uint8_t *y = out;
+    for (size_t i = 0; i < nrows * ncols; i++)
+        store_u16(y + 2 * i, f16_from_f32(x[i]));
+}
+
+/* ---- tables ---- */
+
 #ifdef __AVX512F__
 extern const struct isa isa_avx512;
 const struct isa isa_avx512 = {
     "avx512",
+    .decode = decoders_avx512,
 #else
 extern const struct isa isa_avx2;
 const struct isa isa_avx2 = {
     "avx2",
+    .decode = decoders_avx2,
 #endif
-    {encode_f32, encode_f16, encode_bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl,
-          q3_k, q2_k},
+    .encode =
+        {
+                 [FORMAT_F32] = encode_f32,
+                 [FORMAT_F16] = f16,
+                 [FORMAT_BF16] = encode_bf16,
+                 [FORMAT_Q8_0] = q8_0,
+                 [FORMAT_Q6_K] = q6_k,
+                 [FORMAT_Q5_K] = q5_k,
+                 [FORMAT_Q5_1] = q5_1,
+                 [FORMAT_Q5_0] = q5_0,
+                 [FORMAT_Q4_K] = q4_k,
+                 [FORMAT_Q4_1] = q4_1,
+                 [FORMAT_Q4_0] = q4_0,
+                 [FORMAT_IQ4_NL] = iq4_nl,
+                 [FORMAT_Q3_K] = q3_k,
+                 [FORMAT_Q2_K] = q2_k,
+                 },
 };

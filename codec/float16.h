@@ -3,7 +3,7 @@
  * binary16 and bfloat16 against float. To half: round to nearest even, overflow to infinity,
  * subnormals kept, NaN becomes sign | 0x7e00; the same for every input as ggml's software
  * conversion and as VCVTPS2PH (NaN payloads apart). No hardware conversion is used, so every
- * machine gives the same bytes.
+ * machine gives the same bytes; without branches, so that loops become vectors.
  */
 #ifndef CODEC_FLOAT16_H
 #define CODEC_FLOAT16_H
@@ -30,7 +30,7 @@ static inline float f32_from_f16(uint16_t h)
     uint32_t sign = (uint32_t)(h & 0x8000) << 16;
     uint32_t magnitude = h & 0x7fff;
     /* Subnormal halves are exact multiples of 2^-24; the multiplication is exact. */
-    float subnormal = (float)magnitude * 0x1p-24f;
+    float subnormal = (float)(int32_t)magnitude * 0x1p-24f;
     uint32_t normal = (magnitude << 13) + (112u << 23);
     if (magnitude >= 0x7c00) /* infinity, NaN */
         normal += 112u << 23;
@@ -41,18 +41,16 @@ static inline uint16_t f16_from_f32(float f)
 {
     uint32_t bits = f32_bits(f);
     uint32_t sign = bits >> 16 & 0x8000;
-    uint32_t magnitude = bits & 0x7fffffff;
-    uint32_t half;
-    if (magnitude > 0x7f800000) {
-        half = 0x7e00;
-    } else if (magnitude >= 0x477ff000) { /* 65520 and above round to infinity */
-        half = 0x7c00;
-    } else if (magnitude >= 0x38800000) { /* normal half: RNE on the 13 bits that go */
-        half = (magnitude - (112u << 23) + 0x0fff + (magnitude >> 13 & 1)) >> 13;
-    } else { /* subnormal half: adding 0.5 puts the unit 2^-24 at the float's last bit */
-        half = f32_bits(f32_from_bits(magnitude) + 0.5f) - f32_bits(0.5f);
-    }
-    return (uint16_t)(sign | half);
+    int32_t magnitude = bits & 0x7fffffff;
+    /* A normal half: RNE on the 13 bits that go. */
+    int32_t normal = (magnitude - (112 << 23) + 0x0fff + (magnitude >> 13 & 1)) >> 13;
+    /* A subnormal half: adding 0.5 puts the unit 2^-24 at the float's last bit. */
+    int32_t subnormal =
+        (int32_t)(f32_bits(f32_from_bits((uint32_t)magnitude) + 0.5f) - f32_bits(0.5f));
+    int32_t half = magnitude < 0x38800000 ? subnormal : normal;
+    half = magnitude >= 0x477ff000 ? 0x7c00 : half; /* 65520 and above round to infinity */
+    half = magnitude > 0x7f800000 ? 0x7e00 : half;
+    return (uint16_t)(sign | (uint32_t)half);
 }
 
 static inline float f32_from_bf16(uint16_t h) { return f32_from_bits((uint32_t)h << 16); }

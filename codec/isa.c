@@ -4,10 +4,33 @@
 #include <errno.h>
 #include <string.h>
 
+static decode_fn *const decoders_c[FORMAT_COUNT] = {
+    [FORMAT_F32] = decode_f32,   [FORMAT_F16] = decode_f16,   [FORMAT_BF16] = decode_bf16,
+    [FORMAT_Q8_0] = decode_q8_0, [FORMAT_Q6_K] = decode_q6_k, [FORMAT_Q5_K] = decode_q5_k,
+    [FORMAT_Q5_1] = decode_q5_1, [FORMAT_Q5_0] = decode_q5_0, [FORMAT_Q4_K] = decode_q4_k,
+    [FORMAT_Q4_1] = decode_q4_1, [FORMAT_Q4_0] = decode_q4_0, [FORMAT_IQ4_NL] = decode_iq4_nl,
+    [FORMAT_Q3_K] = decode_q3_k, [FORMAT_Q2_K] = decode_q2_k,
+};
+
 static const struct isa isa_c = {
     "c",
-    {encode_f32, encode_f16, encode_bf16, encode_q8_0, encode_q6_k, encode_q5_k, encode_q5_1,
-      encode_q5_0, encode_q4_k, encode_q4_1, encode_q4_0, encode_iq4_nl, encode_q3_k, encode_q2_k},
+    {
+      [FORMAT_F32] = encode_f32,
+      [FORMAT_F16] = encode_f16,
+      [FORMAT_BF16] = encode_bf16,
+      [FORMAT_Q8_0] = encode_q8_0,
+      [FORMAT_Q6_K] = encode_q6_k,
+      [FORMAT_Q5_K] = encode_q5_k,
+      [FORMAT_Q5_1] = encode_q5_1,
+      [FORMAT_Q5_0] = encode_q5_0,
+      [FORMAT_Q4_K] = encode_q4_k,
+      [FORMAT_Q4_1] = encode_q4_1,
+      [FORMAT_Q4_0] = encode_q4_0,
+      [FORMAT_IQ4_NL] = encode_iq4_nl,
+      [FORMAT_Q3_K] = encode_q3_k,
+      [FORMAT_Q2_K] = encode_q2_k,
+      },
+    decoders_c,
 };
 
 #ifdef __x86_64__

@@ -12,6 +12,7 @@
 struct isa {
     const char *name; /* "c", "avx2", "avx512" */
     encode_fn *encode[FORMAT_COUNT];
+    decode_fn *const *decode; /* likewise */
 };
 
 /* The sets that this program was built with, the fastest first and the one in plain C last, then

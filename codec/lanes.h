@@ -267,16 +267,13 @@ LANES_INLINE vint clamp_ints(vint v, int lo, int hi)
     return smaller_int(larger_int(v, splat_int(lo)), splat_int(hi));
 }
 
+/* 1.5 * 2^23: a float below 2^22 becomes an integer when it is added. */
+#define ROUNDER 12582912.f
+
 /* round_even in every lane, with its garbage beyond 2^22. */
 LANES_INLINE vint round_even_ints(vfloat v)
 {
-    return ((vint)(v + 12582912.f) & 0x007fffff) - 0x00400000;
-}
-
-/* The same as a float, for magnitudes below 2^22: never -0. */
-LANES_INLINE vfloat round_even_floats(vfloat v)
-{
-    return (v + 12582912.f) - 12582912.f;
+    return ((vint)(v + ROUNDER) & 0x007fffff) - 0x00400000;
 }
 
 /* f16_from_f32 in every lane. */

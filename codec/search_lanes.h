@@ -33,31 +33,23 @@ struct fit {
 
 /* ---- levels ---- */
 
-/* What may happen to values on their way to levels. FAR stands alone. */
+/* Where values may lie: below or above the levels, or so far out that rounding is garbage. FAR
+ * stands alone. Doing more than is needed changes nothing. */
 enum reach { BELOW = 1, ABOVE = 2, FAR = 4 };
 
-/* The level nearest to v among lo..hi, given what v may be. */
+/* The level nearest to v among lo..hi, given what v may be. Clamping happens between the addition
+ * that rounds and the subtraction that takes it back, on the bits, where integer units do it. */
 LANES_INLINE vfloat nearest(int reach, vfloat v, int lo, int hi)
 {
+    enum { ZERO = 0x4b400000 }; /* the bits of ROUNDER */
     if (reach == FAR)
         return to_float(clamp_ints(round_even_ints(v), lo, hi));
-    vfloat level = round_even_floats(v);
+    vint level = (vint)(v + ROUNDER);
     if (reach & BELOW)
-        level = larger(level, splat((float)lo));
+        level = larger_int(level, splat_int(ZERO + lo));
     if (reach & ABOVE)
-        level = smaller(level, splat((float)hi));
-    return level;
-}
-
-/* What may happen to values between a and b. */
-LANES_INLINE int reach_of(vfloat a, vfloat b, int lo, int hi)
-{
-    vfloat least = smaller(a, b), most = larger(a, b);
-    vmask tame = less(magnitude(a), splat(4e6f)) & less(magnitude(b), splat(4e6f));
-    if (any(~tame))
-        return FAR;
-    return (any(less(round_even_floats(least), splat((float)lo))) ? BELOW : 0) |
-           (any(less(splat((float)hi), round_even_floats(most))) ? ABOVE : 0);
+        level = smaller_int(level, splat_int(ZERO + hi));
+    return (vfloat)level - ROUNDER;
 }
 
 /* Calls a function, whose first argument is the reach, with a constant for it. */
@@ -84,27 +76,90 @@ LANES_INLINE vint fit_level(const struct fit *fit, vfloat x, int lo, int hi)
 
 /* ---- scale and min ---- */
 
+/* The state of a search in each lane. */
+struct scale_min {
+    vfloat least, lo, hi, sum_w, sum_x; /* of the group; lo is where steps start from */
+    vfloat step, factor, inverse;       /* of the next step: inverse is factor / (hi - lo) */
+    vfloat scale, best;                 /* of the best step, which has given lo */
+    vmask flat;                         /* nothing to scale */
+};
+
+static void scale_min_begin(int n, int nmax, const vfloat *x, const vfloat *w, struct scale_min *s)
+{
+    vfloat lo = x[0], hi = x[0], sum_w = w[0], sum_x = w[0] * x[0];
+    for (int i = 1; i < n; i++) {
+        lo = smaller(x[i], lo);
+        hi = larger(x[i], hi);
+        sum_w += w[i];
+        sum_x += w[i] * x[i];
+    }
+    s->least = lo;
+    s->lo = choose(less(splat(0), lo), splat(0), lo);
+    s->flat = ~less(s->lo, hi);
+    s->hi = choose(s->flat, splat(1), hi); /* a range that harms nobody */
+    s->sum_w = sum_w;
+    s->sum_x = sum_x;
+    s->step = splat(0);
+    s->factor = splat((float)nmax);
+    s->inverse = s->factor / (s->hi - s->lo);
+    s->scale = 1 / s->inverse;
+}
+
+/* Where the values of a step may lie, inverse * (x - lo). The largest is factor, but for rounding
+ * errors. */
+LANES_INLINE int scale_min_reach(int nmax, const struct scale_min *s)
+{
+    vfloat span = s->hi - s->lo, lowest = s->inverse * (s->least - s->lo);
+    vmask tame = less(splat(1e-30f), span) & less(span, splat(3e38f)) & less(splat(-4e6f), lowest);
+    if (any(~tame))
+        return FAR;
+    return (any(less(lowest, splat(-0.49f))) ? BELOW : 0) |
+           (any(less(splat((float)nmax + 0.49f), s->factor)) ? ABOVE : 0);
+}
+
+/* Where there are few levels and the steps are small, most of them change no level, and so nothing
+ * at all: such steps are jumped over. */
+LANES_INLINE bool scale_min_jumps(const struct search_grid *grid)
+{
+    return grid->nmax == 3 && grid->rdelta < 0.1f;
+}
+
+/* One over the upper border of a level, 0 for the last one that jumping knows. */
+static const float per_border[16] = {1 / 0.5f, 1 / 1.5f, 1 / 2.5f};
+
 struct scale_min_sums {
     vfloat l[FLIGHT], l2[FLIGHT], xl[FLIGHT];
+    vfloat closest[FLIGHT]; /* the largest quotient of a value and the border above it; to jump */
 };
 
 /* The levels of one step, and their sums. */
-LANES_INLINE void scale_min_levels(int reach, int n, int nmax, const vfloat *x, const vfloat *w,
-                                   const vfloat inverse[FLIGHT], const vfloat lo[FLIGHT],
-                                   vfloat *level, struct scale_min_sums *sums)
+LANES_INLINE void scale_min_levels(int reach, bool jumps, int n, int nmax, const vfloat *x,
+                                   const vfloat *w, const struct scale_min s[FLIGHT], vfloat *level,
+                                   struct scale_min_sums *sums)
 {
-    struct scale_min_sums s = {0};
+    struct scale_min_sums sum = {0};
+    vfloat inverse[FLIGHT], lo[FLIGHT];
+    for (int f = 0; f < FLIGHT; f++) {
+        inverse[f] = s[f].inverse;
+        lo[f] = s[f].lo;
+    }
     for (int i = 0; i < n; i++)
         for (int f = 0; f < FLIGHT; f++) {
-            vfloat xi = x[n * f + i];
-            vfloat l = nearest(reach, inverse[f] * (xi - lo[f]), 0, nmax);
+            vfloat xi = x[n * f + i], v = inverse[f] * (xi - lo[f]);
+            vfloat l = nearest(reach, v, 0, nmax);
             vfloat wl = w[n * f + i] * l;
             level[n * f + i] = l;
-            s.l[f] += wl;
-            s.l2[f] += wl * l;
-            s.xl[f] += wl * xi;
+            sum.l[f] += wl;
+            sum.l2[f] += wl * l;
+            sum.xl[f] += wl * xi;
+            if (jumps)
+                sum.closest[f] =
+                    larger(v * lookup(per_border, (vint)(l + ROUNDER)), sum.closest[f]);
         }
-    *sums = s;
+    if (reach == FAR)
+        for (int f = 0; f < FLIGHT; f++)
+            sum.closest[f] = splat(1);
+    *sums = sum;
 }
 
 LANES_INLINE void affine_error(bool absolute, int n, const vfloat *x, const vfloat *w,
@@ -122,77 +177,85 @@ LANES_INLINE void affine_error(bool absolute, int n, const vfloat *x, const vflo
         error[f] = sum[f];
 }
 
+/* The scale and the lower end that fit a step's levels best. Returns the lanes that have any. */
+LANES_INLINE vmask scale_min_solve(const struct scale_min *s, vfloat sum_l, vfloat sum_l2,
+                                   vfloat sum_xl, vfloat *scale, vfloat *lo)
+{
+    vfloat det = s->sum_w * sum_l2 - sum_l * sum_l;
+    *scale = (s->sum_w * sum_xl - s->sum_x * sum_l) / det;
+    *lo = (sum_l2 * s->sum_x - sum_l * sum_xl) / det;
+    vmask positive = less(splat(0), *lo);
+    if (any(positive)) {
+        *lo = choose(positive, splat(0), *lo);
+        *scale = choose(positive, sum_xl / sum_l2, *scale);
+    }
+    return less(splat(0), det) & ~s->flat;
+}
+
+/* Goes on to the next step; where the last one was in vain, to the next that differs from it. A
+ * step's factor is larger than the last one's by rdelta, and so are all values, in proportion. */
+LANES_INLINE void scale_min_next(const struct search_grid *grid, vmask better, vfloat closest,
+                                 struct scale_min *s)
+{
+    vfloat steps = splat(1);
+    if (scale_min_jumps(grid)) {
+        vfloat room = s->factor / (closest * 1.00001f) - s->factor;
+        vfloat vain = smaller(room / grid->rdelta - 0.001f, splat((float)grid->steps));
+        steps += choose(better, splat(0), to_float(to_int(larger(vain, splat(0)))));
+    }
+    s->step += steps;
+}
+
 LANES_INLINE void search_scale_min_lanes(const struct search_grid *grid, int n, const vfloat *x,
                                          const vfloat *w, struct fit fit[FLIGHT])
 {
-    int nmax = grid->nmax;
-    vfloat least[FLIGHT], lo[FLIGHT], hi[FLIGHT], sum_w[FLIGHT], sum_x[FLIGHT];
-    vfloat inverse[FLIGHT], scale[FLIGHT], best[FLIGHT], level[FLIGHT * GROUP_MAX];
-    vmask flat[FLIGHT];
+    bool jumps = scale_min_jumps(grid);
+    int nmax = grid->nmax, reach = 0;
+    struct scale_min s[FLIGHT];
     struct scale_min_sums sums;
-    int reach = 0;
+    vfloat level[FLIGHT * GROUP_MAX], scale[FLIGHT], lo[FLIGHT], error[FLIGHT];
     for (int f = 0; f < FLIGHT; f++) {
-        const vfloat *xf = x + n * f, *wf = w + n * f;
-        lo[f] = hi[f] = xf[0];
-        sum_w[f] = wf[0];
-        sum_x[f] = wf[0] * xf[0];
-        for (int i = 1; i < n; i++) {
-            lo[f] = smaller(xf[i], lo[f]);
-            hi[f] = larger(xf[i], hi[f]);
-            sum_w[f] += wf[i];
-            sum_x[f] += wf[i] * xf[i];
-        }
-        least[f] = lo[f];
-        lo[f] = choose(less(splat(0), lo[f]), splat(0), lo[f]);
-        /* Lanes with nothing to scale go along with a range that harms nobody. */
-        flat[f] = ~less(lo[f], hi[f]);
-        hi[f] = choose(flat[f], splat(1), hi[f]);
-        inverse[f] = (float)nmax / (hi[f] - lo[f]);
-        scale[f] = 1 / inverse[f];
-        fit[f].inverse = inverse[f];
-        fit[f].origin = lo[f];
+        scale_min_begin(n, nmax, x + n * f, w + n * f, &s[f]);
+        fit[f].inverse = s[f].inverse;
+        fit[f].origin = lo[f] = s[f].lo;
         fit[f].offset = splat_int(0);
-        reach |= reach_of(inverse[f] * (least[f] - lo[f]), inverse[f] * (hi[f] - lo[f]), 0, nmax);
+        scale[f] = s[f].scale;
+        reach |= scale_min_reach(nmax, &s[f]);
     }
-    WITH_REACH(reach, scale_min_levels, n, nmax, x, w, inverse, lo, level, &sums);
-    affine_error(grid->absolute_error, n, x, w, level, scale, lo, best);
+    WITH_REACH(reach, scale_min_levels, jumps, n, nmax, x, w, s, level, &sums);
+    affine_error(grid->absolute_error, n, x, w, level, scale, lo, error);
+    for (int f = 0; f < FLIGHT; f++)
+        s[f].best = error[f];
 
-    for (int step = 0; step <= grid->steps; step++) {
-        float factor = grid->rmin + grid->rdelta * (float)step + (float)nmax;
+    /* Lanes may be at different steps; those at the end wait for the others. */
+    for (bool more = true; more;) {
+        vmask valid[FLIGHT];
         reach = 0;
         for (int f = 0; f < FLIGHT; f++) {
-            inverse[f] = factor / (hi[f] - lo[f]);
-            reach |=
-                reach_of(inverse[f] * (least[f] - lo[f]), inverse[f] * (hi[f] - lo[f]), 0, nmax);
+            s[f].factor = grid->rmin + grid->rdelta * s[f].step + (float)nmax;
+            s[f].inverse = s[f].factor / (s[f].hi - s[f].lo);
+            reach |= scale_min_reach(nmax, &s[f]);
         }
-        WITH_REACH(reach, scale_min_levels, n, nmax, x, w, inverse, lo, level, &sums);
-        vfloat trial_scale[FLIGHT], trial_lo[FLIGHT], error[FLIGHT];
-        vmask valid[FLIGHT];
+        WITH_REACH(reach, scale_min_levels, jumps, n, nmax, x, w, s, level, &sums);
+        for (int f = 0; f < FLIGHT; f++)
+            valid[f] = scale_min_solve(&s[f], sums.l[f], sums.l2[f], sums.xl[f], &scale[f], &lo[f]);
+        affine_error(grid->absolute_error, n, x, w, level, scale, lo, error);
+        more = false;
         for (int f = 0; f < FLIGHT; f++) {
-            vfloat sum_l = sums.l[f], sum_l2 = sums.l2[f], sum_xl = sums.xl[f];
-            vfloat det = sum_w[f] * sum_l2 - sum_l * sum_l;
-            valid[f] = less(splat(0), det) & ~flat[f];
-            trial_scale[f] = (sum_w[f] * sum_xl - sum_x[f] * sum_l) / det;
-            trial_lo[f] = (sum_l2 * sum_x[f] - sum_l * sum_xl) / det;
-            vmask positive = less(splat(0), trial_lo[f]);
-            if (any(positive)) {
-                trial_lo[f] = choose(positive, splat(0), trial_lo[f]);
-                trial_scale[f] = choose(positive, sum_xl / sum_l2, trial_scale[f]);
-            }
-        }
-        affine_error(grid->absolute_error, n, x, w, level, trial_scale, trial_lo, error);
-        for (int f = 0; f < FLIGHT; f++) {
-            vmask better = valid[f] & less(error[f], best[f]);
-            fit[f].inverse = choose(better, inverse[f], fit[f].inverse);
-            fit[f].origin = choose(better, lo[f], fit[f].origin);
-            best[f] = choose(better, error[f], best[f]);
-            scale[f] = choose(better, trial_scale[f], scale[f]);
-            lo[f] = choose(better, trial_lo[f], lo[f]);
+            vmask better = valid[f] & less(error[f], s[f].best) &
+                           less(s[f].step, splat((float)grid->steps + 0.5f));
+            fit[f].inverse = choose(better, s[f].inverse, fit[f].inverse);
+            fit[f].origin = choose(better, s[f].lo, fit[f].origin);
+            s[f].best = choose(better, error[f], s[f].best);
+            s[f].scale = choose(better, scale[f], s[f].scale);
+            s[f].lo = choose(better, lo[f], s[f].lo);
+            scale_min_next(grid, better, sums.closest[f], &s[f]);
+            more |= any(less(s[f].step, splat((float)grid->steps + 0.5f)));
         }
     }
     for (int f = 0; f < FLIGHT; f++) {
-        fit[f].scale = choose(flat[f], splat(0), scale[f]);
-        fit[f].min = -lo[f];
+        fit[f].scale = choose(s[f].flat, splat(0), s[f].scale);
+        fit[f].min = -s[f].lo;
     }
 }
 
@@ -230,8 +293,9 @@ LANES_INLINE void symmetric_sums(int reach, int steps, int n, int nmax, const vf
     }
 }
 
-LANES_INLINE void search_symmetric_lanes(int n, int nmax, const vfloat *x, const vfloat *w,
-                                         struct fit *fit)
+/* finite: x holds weights, not scales, which are infinite or NaN where sums have overflowed. */
+LANES_INLINE void search_symmetric_lanes(int n, int nmax, bool finite, const vfloat *x,
+                                         const vfloat *w, struct fit *fit)
 {
     vfloat amax, max = extreme(n, x, &amax), least = x[0], most = x[0], wx[GROUP_MAX];
     vfloat inverse[TRIES], sum_xl[TRIES], sum_l2[TRIES];
@@ -242,20 +306,23 @@ LANES_INLINE void search_symmetric_lanes(int n, int nmax, const vfloat *x, const
         most = larger(x[i], most);
         wx[i] = w[i] * x[i];
     }
+    /* max becomes the lowest level; what lies farthest on the other side may come out above. */
+    vfloat other = choose(less(splat(0), max), least, most);
     /* The plain grid point comes first and is always taken. */
     vfloat chosen = -(float)nmax / max;
-    int reach = reach_of(chosen * least, chosen * most, -nmax, nmax - 1);
-    WITH_REACH(reach, symmetric_sums, 1, n, nmax, x, w, wx, &chosen, sum_xl, sum_l2);
+    WITH_REACH(finite ? ABOVE : FAR, symmetric_sums, 1, n, nmax, x, w, wx, &chosen, sum_xl, sum_l2);
     vfloat scale = choose(equal(sum_l2[0], splat(0)), splat(0), sum_xl[0] / sum_l2[0]);
     vfloat best = scale * sum_xl[0];
     static const int8_t order[] = {-9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9};
     for (unsigned first = 0; first < sizeof order; first += TRIES) {
-        reach = 0;
+        int reach = order[first + TRIES - 1] > 4 ? BELOW : 0;
         for (int k = 0; k < TRIES; k++) {
             inverse[k] = -((float)nmax + 0.1f * (float)order[first + k]) / max;
-            reach |= reach_of(inverse[k] * least, inverse[k] * most, -nmax, nmax - 1);
+            if (any(less(splat((float)nmax - 0.51f), inverse[k] * other)))
+                reach |= ABOVE;
         }
-        WITH_REACH(reach, symmetric_sums, TRIES, n, nmax, x, w, wx, inverse, sum_xl, sum_l2);
+        WITH_REACH(finite ? reach : FAR, symmetric_sums, TRIES, n, nmax, x, w, wx, inverse, sum_xl,
+                   sum_l2);
         for (int k = 0; k < TRIES; k++) {
             vmask better =
                 less(splat(0), sum_l2[k]) & less(best * sum_l2[k], sum_xl[k] * sum_xl[k]);
@@ -275,68 +342,69 @@ LANES_INLINE void search_symmetric_lanes(int n, int nmax, const vfloat *x, const
 
 /* ---- Q3_K without an importance matrix ---- */
 
-/* FLIGHT groups of 16. These levels are kept: nothing short of the whole descent would give them
- * again. */
-LANES_INLINE void search_q3_lanes(const vfloat *x, vfloat scale[FLIGHT], vint *levels)
+/* The state of the descent: levels, and the share that each weight has in the sums. */
+struct q3 {
+    vfloat w[16], wx[16], L[16], xl[16], l2[16], sum_xl, sum_l2;
+};
+
+/* Gives weight i its best level in the lanes that may move; the sums without it are rest_xl and
+ * rest_l2. Returns whether any has moved. */
+LANES_INLINE bool q3_move(struct q3 *s, int i, vfloat x, vmask may_move, vfloat rest_xl,
+                          vfloat rest_l2)
+{
+    vfloat level = to_float(clamp_ints(round_even_ints(x * rest_l2 / rest_xl), -4, 3));
+    vfloat xl = s->wx[i] * level, l2 = s->w[i] * level * level;
+    vmask better = may_move & less(splat(0), rest_xl) & ~equal(level, s->L[i]);
+    rest_xl += xl;
+    rest_l2 += l2;
+    better &= less(splat(0), rest_l2) &
+              less(s->sum_xl * s->sum_xl * rest_l2, rest_xl * rest_xl * s->sum_l2);
+    /* A branch, so that the next weight need not wait for this one's division. */
+    if (!any(better))
+        return false;
+    s->L[i] = choose(better, level, s->L[i]);
+    s->xl[i] = choose(better, xl, s->xl[i]);
+    s->l2[i] = choose(better, l2, s->l2[i]);
+    s->sum_xl = choose(better, rest_xl, s->sum_xl);
+    s->sum_l2 = choose(better, rest_l2, s->sum_l2);
+    return true;
+}
+
+/* A group of 16. These levels are kept: nothing short of the whole descent would give them again. */
+LANES_INLINE vfloat search_q3_lanes(const vfloat *x, vint *levels)
 {
     enum { N = 16, NMAX = 4, SWEEPS = 5 };
-    vfloat sum_xl[FLIGHT], sum_l2[FLIGHT], w[FLIGHT * N], wx[FLIGHT * N], L[FLIGHT * N];
-    vmask flat[FLIGHT];
-    for (int f = 0; f < FLIGHT; f++) {
-        vfloat amax, max = extreme(N, x + N * f, &amax);
-        flat[f] = less(amax, splat(GROUP_MAX_EPS));
-        vfloat inverse = -(float)NMAX / choose(flat[f], splat(1), max);
-        sum_xl[f] = sum_l2[f] = splat(0);
-        for (int i = N * f; i < N * f + N; i++) {
-            w[i] = x[i] * x[i];
-            wx[i] = w[i] * x[i];
-            L[i] = to_float(clamp_ints(round_even_ints(inverse * x[i]), -NMAX, NMAX - 1));
-            sum_xl[f] += wx[i] * L[i];
-            sum_l2[f] += w[i] * L[i] * L[i];
-        }
+    struct q3 s = {.sum_xl = splat(0), .sum_l2 = splat(0)};
+    vfloat amax, max = extreme(N, x, &amax);
+    vmask flat = less(amax, splat(GROUP_MAX_EPS));
+    vfloat inverse = -(float)NMAX / choose(flat, splat(1), max);
+    for (int i = 0; i < N; i++) {
+        s.w[i] = x[i] * x[i];
+        s.wx[i] = s.w[i] * x[i];
+        s.L[i] = to_float(clamp_ints(round_even_ints(inverse * x[i]), -NMAX, NMAX - 1));
+        s.xl[i] = s.wx[i] * s.L[i];
+        s.l2[i] = s.w[i] * s.L[i] * s.L[i];
+        s.sum_xl += s.xl[i];
+        s.sum_l2 += s.l2[i];
     }
     /* A lane that a sweep leaves as it was is left by all others too. */
     for (int sweep = 0; sweep < SWEEPS; sweep++) {
-        bool changed = false;
+        bool moved = false;
         for (int i = 0; i < N; i++) {
-            vfloat rest_xl[FLIGHT], rest_l2[FLIGHT];
-            vmask moves[FLIGHT];
-            for (int f = 0; f < FLIGHT; f++) {
-                int at = N * f + i;
-                rest_xl[f] = sum_xl[f] - wx[at] * L[at];
-                rest_l2[f] = sum_l2[f] - w[at] * L[at] * L[at];
-                /* Where the quotient is less than half a level away, there is nothing to do; this
-                 * tells without a division, and says yes where it is not certain. */
-                vfloat off = magnitude(x[at] * rest_l2[f] - L[at] * rest_xl[f]);
-                moves[f] = ~less(off, 0.499f * rest_xl[f]) & ~flat[f];
-            }
-            for (int f = 0; f < FLIGHT; f++) {
-                if (!any(moves[f]))
-                    continue;
-                int at = N * f + i;
-                vint l = round_even_ints(x[at] * rest_l2[f] / rest_xl[f]);
-                vfloat level = to_float(clamp_ints(l, -NMAX, NMAX - 1));
-                vmask better = moves[f] & less(splat(0), rest_xl[f]) & ~equal(level, L[at]);
-                vfloat trial_xl = rest_xl[f] + wx[at] * level;
-                vfloat trial_l2 = rest_l2[f] + w[at] * level * level;
-                better &= less(splat(0), trial_l2) &
-                          less(sum_xl[f] * sum_xl[f] * trial_l2, trial_xl * trial_xl * sum_l2[f]);
-                if (!any(better))
-                    continue;
-                L[at] = choose(better, level, L[at]);
-                sum_xl[f] = choose(better, trial_xl, sum_xl[f]);
-                sum_l2[f] = choose(better, trial_l2, sum_l2[f]);
-                changed = true;
-            }
+            vfloat rest_xl = s.sum_xl - s.xl[i], rest_l2 = s.sum_l2 - s.l2[i];
+            /* Where the quotient x * rest_l2 / rest_xl is less than half a level away nothing
+             * moves. This tells so without a division, and not where it is uncertain. */
+            vfloat distance = magnitude(x[i] * rest_l2 - s.L[i] * rest_xl);
+            vmask may_move = ~less(distance, 0.499f * rest_xl) & ~flat;
+            if (any(may_move) && q3_move(&s, i, x[i], may_move, rest_xl, rest_l2))
+                moved = true;
         }
-        if (!changed)
+        if (!moved)
             break;
     }
-    for (int f = 0; f < FLIGHT; f++) {
-        for (int i = N * f; i < N * f + N; i++)
-            levels[i] = choose_int(flat[f], splat_int(0), to_int(L[i]) + NMAX);
-        scale[f] = choose(less(splat(0), sum_l2[f]) & ~flat[f], sum_xl[f] / sum_l2[f], splat(0));
-    }
+    for (int i = 0; i < N; i++)
+        levels[i] = choose_int(flat, splat_int(0), to_int(s.L[i]) + NMAX);
+    return choose(less(splat(0), s.sum_l2) & ~flat, s.sum_xl / s.sum_l2, splat(0));
 }
 
 /* ---- scales of scales ---- */

@@ -369,7 +369,8 @@ int encoding_make_part(const struct encoding *e, const struct isa *isa, uint64_t
         return not_finite(e, first, raw, n, err);
     if (copy)
         return 0;
-    e->dtype->widen(raw, n, rows);
+    const struct format *stored = e->dtype->format;
+    (stored ? isa->decode[stored - formats] : e->dtype->widen)(raw, n, rows);
     rc = transform(e, first, n, rows, err);
     if (rc)
         return rc;

@@ -42,13 +42,17 @@ static void check_decoder(const struct format *f, const struct batch *batch, con
     size_t n = batch->rows * batch->cols;
     if (!traits->to_float)
         return;
-    f->decode(blocks, n, floats);
     traits->to_float(blocks, ggml_floats, (int64_t)n);
-    for (size_t i = 0; i < n; i++)
-        if (!same_float(floats[i], ggml_floats[i]))
-            fail_msg("%s, %s: weight %zu of block %zu decodes to %a, in ggml to %a", f->title,
-                     batch->kind, i % f->block, i / f->block, (double)floats[i],
-                     (double)ggml_floats[i]);
+    for (const struct isa *const *isa = isas; *isa; isa++) {
+        if (!isa_supported(*isa))
+            continue;
+        (*isa)->decode[f - formats](blocks, n, floats);
+        for (size_t i = 0; i < n; i++)
+            if (!same_float(floats[i], ggml_floats[i]))
+                fail_msg("%s with %s, %s: weight %zu of block %zu decodes to %a, in ggml to %a",
+                         f->title, (*isa)->name, batch->kind, i % f->block, i / f->block,
+                         (double)floats[i], (double)ggml_floats[i]);
+    }
 }
 
 /* Encodes the batch in x and compares with what ggml has made of it. */

@@ -3,6 +3,7 @@
  * Every instruction set gives the bytes of plain C: for all kinds of weights, for numbers of
  * blocks that do not fill the lanes of a vector, and without a look at what lies around them.
  */
+#include "codec/float16.h"
 #include "codec/isa.h"
 #include "tests/weights.h"
 
@@ -20,6 +21,7 @@ enum { BATCH = 1 << 16, COLS_MAX = 16384 };
 
 static float x[BATCH], importance[COLS_MAX];
 static uint8_t reference[4 * BATCH], packed[4 * BATCH];
+static float floats[BATCH], reference_floats[BATCH];
 static const struct isa *plain_c;
 
 struct batch {
@@ -97,6 +99,28 @@ static void test_any_number_of_blocks(void **state)
         }
 }
 
+/* Random bytes, among them scales that are no numbers; and from one block to three. */
+static void test_decoders(void **state)
+{
+    const struct isa *isa = *state;
+    struct random r = {7};
+    if (!isa_supported(isa))
+        skip();
+    for (size_t i = 0; i < sizeof packed; i++)
+        packed[i] = (uint8_t)random_bits(&r);
+    for (int id = 0; id < FORMAT_COUNT; id++)
+        for (size_t n = formats[id].block; n <= BATCH;
+             n = n < 768 ? n + formats[id].block : n * 85) {
+            isa->decode[id](packed, n, floats);
+            plain_c->decode[id](packed, n, reference_floats);
+            for (size_t i = 0; i < n; i++)
+                if (f32_bits(floats[i]) != f32_bits(reference_floats[i]) &&
+                    !(isnan(floats[i]) && isnan(reference_floats[i])))
+                    fail_msg("%s with %s: weight %zu of %zu differs", formats[id].title, isa->name,
+                             i, n);
+        }
+}
+
 /* n bytes that end where the process may read no further. */
 static void *at_the_edge(size_t n)
 {
@@ -125,6 +149,10 @@ static void test_nothing_beyond_the_ends_is_touched(void **state)
         uint8_t *out = at_the_edge(size);
         isa->encode[id](weights, 1, COLS, NULL, out);
         isa->encode[id](weights, 1, COLS, columns, out);
+        uint8_t *blocks = at_the_edge(size);
+        float *decoded = at_the_edge(COLS * sizeof *decoded);
+        memcpy(blocks, out, size);
+        isa->decode[id](blocks, COLS, decoded);
     }
 }
 
@@ -154,6 +182,7 @@ int main(void)
     } of_a_set[] = {
         {"test_all_kinds_of_weights",               test_all_kinds_of_weights              },
         {"test_any_number_of_blocks",               test_any_number_of_blocks              },
+        {"test_decoders",                           test_decoders                          },
         {"test_nothing_beyond_the_ends_is_touched", test_nothing_beyond_the_ends_is_touched},
     };
     enum { EACH = sizeof of_a_set / sizeof *of_a_set, ISAS_MAX = 8 };
