@@ -116,7 +116,7 @@ static uint64_t tile_checksum(const uint8_t key[KEY_SIZE], uint64_t tile, struct
     memcpy(seed + 32, &tile, 8);
     memcpy(seed + 40, &e.length, 4);
     memcpy(seed + 44, &e.flags, 4);
-    return XXH64(data, e.length, XXH64(seed, sizeof seed, 0));
+    return XXH3_64bits_withSeed(data, e.length, XXH64(seed, sizeof seed, 0));
 }
 
 struct object_entry entry_read(const uint8_t in[ENTRY_SIZE])

@@ -16,7 +16,7 @@
 /* ---- the format (cache.c), see CACHE-FORMAT.md ---- */
 
 enum {
-    CACHE_VERSION = 1,
+    CACHE_VERSION = 2,
     HEADER_SIZE = 4096,
     ENTRY_SIZE = 16,
     SLOT_ALIGNMENT = 4096,

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 
 enum {
     MAX_BACKGROUND = 64,          /* requests of read-ahead in flight */
@@ -105,16 +106,22 @@ static void read_file(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset
                       struct fuse_file_info *fi)
 {
     (void)node;
-    size_t done;
+    struct reading r;
+    struct iovec iov[READING_PIECES];
     uint8_t *buf = reply_buffer();
     struct file *f = (struct file *)(uintptr_t)fi->fh;
     int rc = -EIO;
     if (buf && size <= READ_MAX && offset >= 0)
-        rc = tree_read(tree_of(req), f, (uint64_t)offset, size, buf, &done);
-    if (rc)
+        rc = tree_read(tree_of(req), f, (uint64_t)offset, size, buf, &r);
+    if (rc) {
         fuse_reply_err(req, -rc);
-    else
-        fuse_reply_buf(req, (char *)buf, done);
+        return;
+    }
+    for (size_t i = 0; i < r.count; i++)
+        iov[i] = (struct iovec){(void *)(uintptr_t)r.pieces[i].data, r.pieces[i].size};
+    struct tiles *tiles = tree_of(req)->tiles; /* the request is gone once it is replied to */
+    fuse_reply_iov(req, iov, (int)r.count);
+    reading_end(tiles, &r);
 }
 
 static void open_folder(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)

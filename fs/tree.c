@@ -686,19 +686,18 @@ int tree_open(struct tree *t, uint64_t id, struct file **out)
 }
 
 int tree_read(struct tree *t, struct file *f, uint64_t offset, size_t size, uint8_t *buf,
-              size_t *done)
+              struct reading *r)
 {
     if (f->text) {
-        *done = offset < f->text->size ? f->text->size - (size_t)offset : 0;
-        if (*done > size)
-            *done = size;
-        memcpy(buf, f->text->data + offset, *done);
+        size_t left = offset < f->text->size ? f->text->size - (size_t)offset : 0;
+        *r = (struct reading){.count = 1, .size = left < size ? left : size};
+        r->pieces[0] = (struct piece){f->text->data + (left ? offset : 0), r->size, NULL};
         return 0;
     }
     struct error err;
     bool urgent = stream_is_fault(&f->stream, offset);
     image_prefetch(f->image, t->tiles, &f->stream, offset, size);
-    int rc = image_read(f->image, t->tiles, offset, size, urgent, buf, done, &err);
+    int rc = image_map(f->image, t->tiles, offset, size, urgent, buf, r, &err);
     if (rc) {
         stats_add(&t->stats->errors, 1);
         /* a source that changed has said so itself, once */
@@ -707,7 +706,7 @@ int tree_read(struct tree *t, struct file *f, uint64_t offset, size_t size, uint
         return -EIO;
     }
     stats_add(&t->stats->reads, 1);
-    stats_add(&t->stats->read_bytes, *done);
+    stats_add(&t->stats->read_bytes, r->size);
     return 0;
 }
 

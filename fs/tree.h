@@ -68,8 +68,9 @@ int tree_list(struct tree *t, uint64_t node, struct listing **out);
 void listing_free(struct listing *l);
 
 int tree_open(struct tree *t, uint64_t node, struct file **out);
+/* Maps a range to pieces, as image_map; the caller ends the reading. buf: room for size bytes. */
 int tree_read(struct tree *t, struct file *f, uint64_t offset, size_t size, uint8_t *buf,
-              size_t *done);
+              struct reading *r);
 void tree_close(struct tree *t, struct file *f);
 
 /* Whether a node is a folder of models, whose entries may come and go. */

@@ -303,7 +303,7 @@ def test_cache_is_counted_verified_and_emptied(mount, tmp_path):
     mnt = mount(DATA, f"cache={folder}", "compress=off")
     (mnt / "demo-llama" / "gguf" / "demo-llama-Q8_0.gguf").read_bytes()
     mnt.unmount()
-    (folder / "v1" / "foreign").write_text("not the cache's")
+    (folder / "v2" / "foreign").write_text("not the cache's")
     objects = tilecache.objects(folder)
     told = cache("stat", folder)
     assert told == {"folder": str(folder), "objects": len(objects), "sealed": 0, "damaged": 0,
@@ -328,7 +328,7 @@ def test_cache_is_counted_verified_and_emptied(mount, tmp_path):
     assert cache("prune", folder)["objects"] == 0
     removed = cache("clear", folder)
     assert cache("stat", folder)["objects"] == cache("stat", folder)["bytes"] == 0
-    assert tilecache.paths(folder) == [] and (folder / "v1" / "foreign").exists()
+    assert tilecache.paths(folder) == [] and (folder / "v2" / "foreign").exists()
 
 
 def test_cache_finds_its_folder_and_says_where_there_is_none(tmp_path):

@@ -206,7 +206,7 @@ def header(place, value):
 
 
 FOREIGN = {
-    "another version": header(8, b"\2"),
+    "another version": header(8, b"\1"),
     "version 0": header(8, b"\0"),
     "another magic": header(0, b"GGUF"),
     "another kind": header(12, b"\3"),

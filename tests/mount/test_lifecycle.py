@@ -277,7 +277,7 @@ $quantfs mount store mnt
 cmp $file expected
 $quantfs umount mnt
 test -z "$(ls mnt)"
-test -d home/.cache/quantfs/v1
+test -d home/.cache/quantfs/v2
 
 $quantfs mount store mnt
 cmp $file expected

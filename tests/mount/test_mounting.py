@@ -66,7 +66,7 @@ def test_relative_paths_are_those_of_the_caller(point, store, tmp_path):
         cwd=tmp_path)
     assert (point / "demo-llama" / "gguf" / "demo-llama-Q4_0.gguf").read_bytes()
     run("umount", "mnt", cwd=tmp_path)
-    assert list((tmp_path / "cache" / "v1").iterdir())
+    assert list((tmp_path / "cache" / "v2").iterdir())
 
 
 @pytest.mark.parametrize("args, status, reason", [
