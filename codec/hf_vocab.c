@@ -122,8 +122,8 @@ static const char *token_text(const json_t *token)
 
 /* Adds a token that tokenizer_config.json names: known texts keep their ids, new ones get the
  * next id after all others. */
-static int append(struct hf_vocab *v, size_t *capacity, json_t *index,
-                  const char *text, bool special, bool normalized, struct error *err)
+static int append(struct hf_vocab *v, size_t *capacity, json_t *index, const char *text,
+                  bool special, bool normalized, struct error *err)
 {
     int64_t id = find_text(v, index, text);
     if (id >= 0 && v->tokens[id].added)
@@ -192,8 +192,8 @@ static const char *const *class_defaults(const json_t *tokenizer_config, const c
     return none;
 }
 
-static int append_special(struct hf_vocab *v, size_t *capacity, json_t *index,
-                          const char *text, struct error *err)
+static int append_special(struct hf_vocab *v, size_t *capacity, json_t *index, const char *text,
+                          struct error *err)
 {
     int rc = append(v, capacity, index, text, true, false, err);
     int64_t id = rc ? -1 : find_text(v, index, text);
