@@ -478,7 +478,8 @@ static int put_phi3_keys(const struct model *m, const struct config *c, const js
     snprintf(key, sizeof key, "%s.rope.dimension_count", arch);
     gguf_put_u32(keys, key, dim);
     rc = PUT_FIELDS(keys, arch, config_rope_full(rope), rope_keys, err);
-    if (rc || !json_is_null(json_object_get(c->full, "sliding_window")))
+    const json_t *window = json_object_get(c->full, "sliding_window");
+    if (rc || (window && !json_is_null(window)))
         return rc ? rc : PUT_FIELDS(keys, arch, c->full, window_keys, err);
     snprintf(key, sizeof key, "%s.attention.sliding_window", arch);
     gguf_put_u32(keys, key, 0); /* tells phi-4 from phi-3 */
