@@ -415,7 +415,9 @@ static int put_vocab_size_keys(const struct arch *arch, const struct config *c,
     uint32_t vocab, dim;
     char key[64];
     int rc = config_u32(c, "vocab_size", &vocab, err);
-    rc = rc ? rc : config_head_dim(c, &dim, err);
+    if (!rc)
+        rc = arch->no_head_dim ? config_hidden_per_head(c, &dim, err)
+                               : config_head_dim(c, &dim, err);
     if (rc)
         return rc;
     snprintf(key, sizeof key, "%s.vocab_size", arch->gguf);
@@ -445,8 +447,8 @@ static int put_common_keys(const struct model *m, const struct config *c, const 
     return rc;
 }
 
-/* The factor of attention comes before everything else: the converter sets it when it
- * makes the tensors of factors. */
+/* The factor of attention comes before everything else: the converter sets it when it makes the
+ * tensors of factors. */
 static int put_attn_factor(const struct model *m, const struct config *c, struct gguf_keys *keys,
                            struct error *err)
 {
