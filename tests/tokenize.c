@@ -30,8 +30,7 @@ int main(int argc, char **argv)
     }
     if (rc)
         fprintf(stderr, "tokenize: %s\n", err.text);
-    else
-        hf_vocab_free(&vocab);
+    hf_vocab_free(&vocab);
     free(text);
     json_decref(tokenizer);
     return rc ? 2 : fflush(stdout) ? 1 : 0;

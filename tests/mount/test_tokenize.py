@@ -129,7 +129,8 @@ def test_what_is_not_known_is_refused(tmp_path):
     for description in (tokenizer({"type": "Metaspace", "replacement": "▁",
                                    "prepend_scheme": "first", "split": False}),
                         tokenizer(byte_level(True), {"type": "Lowercase"}),
-                        tokenizer(split("(")), tokenizer(byte_level(True), end_of_word_suffix="@")):
+                        tokenizer(split("(")),
+                        tokenizer(byte_level(True), end_of_word_suffix="@")):
         path.write_text(json.dumps(description))
         done = subprocess.run([TOKENIZE, path], input=b"text\0", capture_output=True, check=False)
         assert done.returncode == 2 and b"is not known" in done.stderr
