@@ -222,10 +222,8 @@ int config_u32(const struct config *c, const char *name, uint32_t *out, struct e
     return 0;
 }
 
-int config_head_dim(const struct config *c, uint32_t *out, struct error *err)
+int config_hidden_per_head(const struct config *c, uint32_t *out, struct error *err)
 {
-    if (!missing(c->full, "head_dim"))
-        return config_u32(c, "head_dim", out, err);
     uint32_t hidden, heads;
     int rc = config_u32(c, "hidden_size", &hidden, err);
     rc = rc ? rc : config_u32(c, "num_attention_heads", &heads, err);
@@ -234,6 +232,12 @@ int config_head_dim(const struct config *c, uint32_t *out, struct error *err)
     if (!rc)
         *out = hidden / heads;
     return rc;
+}
+
+int config_head_dim(const struct config *c, uint32_t *out, struct error *err)
+{
+    return missing(c->full, "head_dim") ? config_hidden_per_head(c, out, err)
+                                        : config_u32(c, "head_dim", out, err);
 }
 
 const char *config_architecture(const struct config *c)

@@ -31,6 +31,9 @@ int config_u32(const struct config *c, const char *name, uint32_t *out, struct e
 /* The width of an attention head: head_dim, else hidden_size / num_attention_heads. */
 int config_head_dim(const struct config *c, uint32_t *out, struct error *err);
 
+/* hidden_size / num_attention_heads, whatever head_dim says. */
+int config_hidden_per_head(const struct config *c, uint32_t *out, struct error *err);
+
 /* The class that the language model is of (architectures[0]); NULL if not said. */
 const char *config_architecture(const struct config *c);
 

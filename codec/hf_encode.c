@@ -147,11 +147,14 @@ static bool is_punctuation(uint32_t code)
     return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
 }
 
+/* \w: letters, letters in circles and squares, marks, digits, joiners. */
 static bool is_word(uint32_t code)
 {
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)code);
-    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_ME) || is_number(code) ||
-           c == UTF8PROC_CATEGORY_PC;
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) ||
+           c == UTF8PROC_CATEGORY_PC || code == 0x200c || code == 0x200d ||
+           (code >= 0x24b6 && code <= 0x24e9) || (code >= 0x1f130 && code <= 0x1f149) ||
+           (code >= 0x1f150 && code <= 0x1f169) || (code >= 0x1f170 && code <= 0x1f189);
 }
 
 static bool is_space(uint32_t code)
@@ -580,40 +583,56 @@ static const struct hf_token *added_at(const struct encoder *e, bool normalized,
         size_t n = strlen(t->text);
         if (n <= *length || n > p->size - at || memcmp(p->text + at, t->text, n) != 0)
             continue;
-        unsigned l;
-        if (t->single_word && ((at && is_word(char_before(p->text, at))) ||
-                               (at + n < p->size &&
-                                is_word(char_at(p->text, p->size, at + n, &l)))))
-            continue;
         *length = n;
         found = t;
     }
     return found;
 }
 
+/* Whether a span has a letter or its like beside it. */
+static bool is_within_word(const struct piece *p, size_t start, size_t end)
+{
+    unsigned length;
+    return (start && is_word(char_before(p->text, start))) ||
+           (end < p->size && is_word(char_at(p->text, p->size, end, &length)));
+}
+
+/* Moves the ends of a span over white space, as its token asks for; not below floor. */
+static void strip(const struct piece *p, const struct hf_token *t, size_t floor, size_t *start,
+                  size_t *end)
+{
+    unsigned length;
+    if (t->lstrip && *start < floor)
+        *start = floor;
+    while (t->lstrip && *start > floor && is_space(char_before(p->text, *start)))
+        do
+            --*start;
+        while (*start > floor && ((uint8_t)p->text[*start] & 0xc0) == 0x80);
+    while (t->rstrip && *end < p->size && is_space(char_at(p->text, p->size, *end, &length)))
+        *end += length;
+}
+
 static int encode_plain(struct encoder *e, struct piece p, bool normalized);
 
-/* Cuts the added tokens of one kind out of a run of text and encodes what is between them. */
+/* Cuts the added tokens of one kind out of a run of text and encodes what is between them. A token
+ * is looked for behind the one found before, even where that has taken the white space there; what
+ * is left of it may be nothing. */
 static int encode_run(struct encoder *e, struct piece p, bool normalized)
 {
-    size_t gap = 0, length;
+    size_t gap = 0, at = 0, length;
     int rc = 0;
-    for (size_t at = 0; !rc && at < p.size; at++) {
+    while (!rc && at < p.size) {
         const struct hf_token *t = added_at(e, normalized, &p, at, &length);
-        if (!t)
-            continue;
         size_t start = at, end = at + length;
-        unsigned l;
-        while (t->lstrip && start > gap && is_space(char_before(p.text, start)))
-            do
-                start--;
-            while (start > gap && ((uint8_t)p.text[start] & 0xc0) == 0x80);
-        while (t->rstrip && end < p.size && is_space(char_at(p.text, p.size, end, &l)))
-            end += l;
-        rc = encode_plain(e, (struct piece){p.text + gap, start - gap}, normalized);
-        rc = rc ? rc : add_id(e, (uint32_t)(t - e->vocab->tokens));
+        at = t ? end : at + 1;
+        if (!t || (t->single_word && is_within_word(&p, start, end)))
+            continue;
+        strip(&p, t, gap, &start, &end);
+        if (gap < start)
+            rc = encode_plain(e, (struct piece){p.text + gap, start - gap}, normalized);
+        if (!rc && start < end)
+            rc = add_id(e, (uint32_t)(t - e->vocab->tokens));
         gap = end;
-        at = end - 1;
     }
     return rc ? rc : encode_plain(e, (struct piece){p.text + gap, p.size - gap}, normalized);
 }

@@ -10,10 +10,11 @@ static const char *const attributes[] = {"bos_token", "eos_token", "unk_token", 
                                          "pad_token", "cls_token", "mask_token"};
 enum { ATTRIBUTE_COUNT = sizeof attributes / sizeof *attributes };
 
+/* Whether a class puts tokens around a text itself, and which if the config does not say. */
+enum wrap { WRAP_NEVER, WRAP_PLAIN, WRAP_BOS };
+
 /* What a tokenizer class sets where tokenizer_config.json says nothing; chosen by the class's name
  * or, where no class is named, by the model's type. */
-enum wrap { WRAP_NEVER, WRAP_PLAIN, WRAP_BOS }; /* around a text, unless the config says otherwise */
-
 static const struct class {
     const char *class_name, *model_types[6];
     const char *defaults[ATTRIBUTE_COUNT];

@@ -96,7 +96,7 @@ static int apply_arch(struct model *m, struct model_tensor *t, uint32_t vocab, s
 {
     if (m->arch->norm_plus_1 && ends_with(t->view.tensor->name, "norm.weight"))
         t->view.add = 1;
-    if (m->arch->cuts_embedding && strcmp(t->name, "token_embd.weight") == 0 &&
+    if (m->arch->cuts_embedding && strcmp(t->name, "token_embd.weight") == 0 && t->ndim == 2 &&
         t->view.rows > vocab)
         t->view.rows = t->ne[1] = vocab;
     return m->arch->rope_rows ? set_rope_rows(m, t, err) : 0;

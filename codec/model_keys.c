@@ -415,7 +415,9 @@ static int put_vocab_size_keys(const struct arch *arch, const struct config *c,
     uint32_t vocab, dim;
     char key[64];
     int rc = config_u32(c, "vocab_size", &vocab, err);
-    rc = rc ? rc : config_head_dim(c, &dim, err);
+    if (!rc)
+        rc = arch->no_head_dim ? config_hidden_per_head(c, &dim, err)
+                               : config_head_dim(c, &dim, err);
     if (rc)
         return rc;
     snprintf(key, sizeof key, "%s.vocab_size", arch->gguf);
@@ -445,8 +447,8 @@ static int put_common_keys(const struct model *m, const struct config *c, const 
     return rc;
 }
 
-/* The factor of attention comes before everything else: the converter sets it when it
- * makes the tensors of factors. */
+/* The factor of attention comes before everything else: the converter sets it when it makes the
+ * tensors of factors. */
 static int put_attn_factor(const struct model *m, const struct config *c, struct gguf_keys *keys,
                            struct error *err)
 {
@@ -478,7 +480,8 @@ static int put_phi3_keys(const struct model *m, const struct config *c, const js
     snprintf(key, sizeof key, "%s.rope.dimension_count", arch);
     gguf_put_u32(keys, key, dim);
     rc = PUT_FIELDS(keys, arch, config_rope_full(rope), rope_keys, err);
-    if (rc || !json_is_null(json_object_get(c->full, "sliding_window")))
+    const json_t *window = json_object_get(c->full, "sliding_window");
+    if (rc || (window && !json_is_null(window)))
         return rc ? rc : PUT_FIELDS(keys, arch, c->full, window_keys, err);
     snprintf(key, sizeof key, "%s.attention.sliding_window", arch);
     gguf_put_u32(keys, key, 0); /* tells phi-4 from phi-3 */

@@ -462,8 +462,8 @@ static int bpe_vocab(struct vocab *v, const struct hf_vocab *hf, const struct so
     return rc;
 }
 
-/* tokenizer.ggml.pre: what upstream's hash says. A tokenizer that upstream does not know it refuses;
- * here the chain of its pre_tokenizer tells a name, which may be that of a relative. */
+/* tokenizer.ggml.pre: what upstream's hash says. Where that is unknown, upstream gives up; here the
+ * chain of the pre_tokenizer's steps tells a name, which may be that of a relative. */
 static int find_pre(const struct hf_vocab *hf, const struct sources *s,
                     const struct model_files *files, const char **pre, struct error *err)
 {

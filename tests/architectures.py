@@ -429,7 +429,7 @@ def make(path, name):
 
 
 def write_imatrix(path, name):
-    """An importance matrix for the experts of a model, in the old format; one of them saw nothing."""
+    """An importance matrix for the experts of a model, in the old format."""
     config, rng = MODELS[name].config, np.random.default_rng(zlib.crc32(name.encode()))
     width = {"gate": HIDDEN, "up": HIDDEN,
              "down": config.get("moe_intermediate_size", config["intermediate_size"])}
@@ -438,7 +438,7 @@ def write_imatrix(path, name):
                for i in range(MODELS[name].layers) for kind, cols in width.items()}
     out = struct.pack("<i", len(entries))
     for tensor, values in entries.items():
-        values[1] = 1
+        values[1] = 1  # of an expert that no token came to
         out += struct.pack(f"<i{len(tensor)}sii", len(tensor), tensor.encode(), 1, values.size)
         out += values.tobytes()
     path.write_bytes(out + struct.pack("<ii8s", 3, 8, b"text.txt"))

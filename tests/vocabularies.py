@@ -53,7 +53,8 @@ def template(token, number):
     """A post_processor that puts one token in front."""
     special = {"SpecialToken": {"id": token, "type_id": 0}}
     text = {"Sequence": {"id": "A", "type_id": 0}}
-    second = [{"SpecialToken": {"id": token, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    second = [{"SpecialToken": {"id": token, "type_id": 1}},
+              {"Sequence": {"id": "B", "type_id": 1}}]
     return {"type": "Sequence", "processors": [
         byte_level(True),
         {"type": "TemplateProcessing", "single": [special, text], "pair": [special, text, *second],

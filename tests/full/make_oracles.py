@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Writes tests/data/architectures.oracle.json: what llama.cpp's converter and llama-quantize make of
-the models of tests/architectures.py. Needs what tests/full/environment.sh sets up."""
+"""Writes tests/data/architectures.oracle.json: what llama.cpp's converter and llama-quantize make
+of the models of tests/architectures.py. Needs what tests/full/environment.sh sets up.
+
+    make_oracles.py [MODEL...]      without a name: of all"""
 
 import hashlib
 import json

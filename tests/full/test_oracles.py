@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The references of tests/mount/test_architectures.py, made anew by the real tools: neither they nor
-the generator of models may have drifted."""
+"""The references of tests/mount/test_architectures.py, made anew by the real tools: neither they
+nor the generator of models may have drifted."""
 
 import json
 

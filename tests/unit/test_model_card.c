@@ -41,7 +41,8 @@ static void test_front_matter(void **state)
     (void)state;
     static const char *const none[] = {
         "", "# Title\n", "\n---\na: b\n---\n", "--- \na: b\n---\n", "\xef\xbb\xbf---\na: b\n---\n",
-        "---", "---\n---\n", "---\n- a\n---\n", "---\ntext\n---\n", "---\n\n# only a comment\n---\n",
+        "---", "---\n---\n", "---\n- a\n---\n", "---\ntext\n---\n",
+        "---\n\n# only a comment\n---\n",
     };
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
         assert_null(parse(none[i]));
@@ -61,7 +62,8 @@ static void test_values(void **state)
                  "{\"a\": true, \"b\": false, \"c\": \"no\", \"d\": \"y\", \"e\": \"nO\"}");
     assert_reads("---\na: 1.0\nb: 2024-01-02\nc: 0x10\n---\n",
                  "{\"a\": \"1.0\", \"b\": \"2024-01-02\", \"c\": \"0x10\"}");
-    assert_reads("---\na: [x, {y: z}]\nb:\n  - |\n    two\n    lines\n  - >-\n    one\n    line\n---\n",
+    assert_reads("---\na: [x, {y: z}]\n"
+                 "b:\n  - |\n    two\n    lines\n  - >-\n    one\n    line\n---\n",
                  "{\"a\": [\"x\", {\"y\": \"z\"}], \"b\": [\"two\\nlines\\n\", \"one line\"]}");
     assert_reads("---\na: 1\na: 2\n---\n", "{\"a\": \"2\"}");
     assert_reads("---\nlanguage:\n- en\n- no\nother: [no]\n---\n",

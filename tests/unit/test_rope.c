@@ -26,8 +26,8 @@ static struct config llama(uint32_t dim, uint32_t factor, const char *type)
     char text[512];
     snprintf(text, sizeof text,
              "{\"model_type\": \"llama\", \"head_dim\": %u, \"rope_theta\": 500000.0,"
-             " \"rope_scaling\": {\"rope_type\": \"%s\", \"factor\": %u.0, \"low_freq_factor\": 1.0,"
-             " \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192}}",
+             " \"rope_scaling\": {\"rope_type\": \"%s\", \"factor\": %u.0,"
+             " \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192}}",
              dim, type, factor);
     return parse(text);
 }
@@ -84,8 +84,8 @@ static void test_other_types_have_no_factors(void **state)
 }
 
 #define PHI3                                                                                       \
-    "{\"model_type\": \"phi3\", \"hidden_size\": 64, \"num_attention_heads\": 4,"                   \
-    " \"max_position_embeddings\": 131072, \"original_max_position_embeddings\": 4096,"             \
+    "{\"model_type\": \"phi3\", \"hidden_size\": 64, \"num_attention_heads\": 4,"                  \
+    " \"max_position_embeddings\": 131072, \"original_max_position_embeddings\": 4096,"            \
     " \"partial_rotary_factor\": 0.5, \"rope_scaling\": "
 
 static void test_longrope(void **state)
