@@ -11,7 +11,7 @@
 #include "codec/float16.h"
 #include "codec/format.h"
 
-#ifdef __AVX2__
+#ifdef ISA_DECODERS /* the name of the table */
 #define DECODER(name) static void name
 #else
 #define DECODER(name) void decode_##name
@@ -248,15 +248,9 @@ DECODER(q6_k)(const void *blocks, size_t n, float *restrict out)
     }
 }
 
-/* ---- tables ---- */
-
+#ifdef ISA_DECODERS
 /* clang-format off */
-#ifdef __AVX2__
-#ifdef __AVX512F__
-decode_fn *const decoders_avx512[FORMAT_COUNT] = {
-#else
-decode_fn *const decoders_avx2[FORMAT_COUNT] = {
-#endif
+decode_fn *const ISA_DECODERS[FORMAT_COUNT] = {
     [FORMAT_F32] = f32,   [FORMAT_F16] = f16,   [FORMAT_BF16] = bf16, [FORMAT_Q8_0] = q8_0,
     [FORMAT_Q6_K] = q6_k, [FORMAT_Q5_K] = q5_k, [FORMAT_Q5_1] = q5_1, [FORMAT_Q5_0] = q5_0,
     [FORMAT_Q4_K] = q4_k, [FORMAT_Q4_1] = q4_1, [FORMAT_Q4_0] = q4_0, [FORMAT_IQ4_NL] = iq4_nl,

@@ -38,7 +38,8 @@ static void load_columns(const float *const from[LANES], size_t n, vfloat *out)
     }
 }
 
-/* The blocks that words hold: `size` bytes from byte `skip` on, of the first `count` lanes. */
+/* The blocks that words hold: `size` bytes from byte `skip` on, of the first `count` lanes. Whole
+ * vectors are transposed, whatever lies in them behind the last byte. */
 static void store_blocks(const vint *words, size_t skip, size_t size, size_t count, uint8_t *out)
 {
     float blocks[LANES][WORDS_MAX];
@@ -150,9 +151,8 @@ static void q2_finish(const vfloat *x, const struct fit fit[16], vint d, vint dm
     words[20] = d | dmin << 16;
 }
 
-static void q2_k_plain(const vfloat *x, const vfloat *importance, vint *words)
+static void q2_k_plain(const vfloat *x, vint *words)
 {
-    (void)importance;
     struct fit fit[16];
     vfloat scales[16], mins[16], w[FLIGHT * 16];
     for (int j = 0; j < 16; j += FLIGHT) {
@@ -218,9 +218,8 @@ static vfloat q3_scale(vint d, vint scale_level)
     return from_half(d) * to_float((scale_level & 63) - 32);
 }
 
-static void q3_k_plain(const vfloat *x, const vfloat *importance, vint *words)
+static void q3_k_plain(const vfloat *x, vint *words)
 {
-    (void)importance;
     vfloat scales[16], amax;
     vint levels[SUPERBLOCK], scale_levels[16];
     for (int j = 0; j < 16; j++)
@@ -372,9 +371,8 @@ static void q4_finish(const vfloat *x, const struct fit fit[8], const struct sca
     nibbles_put(levels, words + 4);
 }
 
-static void q4_k_plain(const vfloat *x, const vfloat *importance, vint *words)
+static void q4_k_plain(const vfloat *x, vint *words)
 {
-    (void)importance;
     struct fit fit[8];
     struct scale_mins y;
     scale_mins_plain(&q4_plain, x, fit, &y);
@@ -402,9 +400,8 @@ static void q5_finish(const vfloat *x, const struct fit fit[8], const struct sca
     nibbles_put(levels, words + 12);
 }
 
-static void q5_k_plain(const vfloat *x, const vfloat *importance, vint *words)
+static void q5_k_plain(const vfloat *x, vint *words)
 {
-    (void)importance;
     struct fit fit[8];
     struct scale_mins y;
     scale_mins_plain(&q5_plain, x, fit, &y);
@@ -424,10 +421,13 @@ static void q5_k_weighted(const vfloat *x, const vfloat *importance, vint *words
 static void q6_k_weighted(const vfloat *x, const vfloat *importance, vint *words)
 {
     struct fit fit[16];
-    vfloat scales[16], amax;
+    vfloat scales[16], squares[16], amax;
     vint levels[SUPERBLOCK], scale_levels[16];
     for (int j = 0; j < 16; j++) {
-        search_symmetric_lanes(16, 32, true, x + 16 * j, importance + 16 * j, fit + j);
+        const vfloat *w = importance ? importance + 16 * j : squares;
+        for (int i = 0; !importance && i < 16; i++)
+            squares[i] = x[16 * j + i] * x[16 * j + i];
+        search_symmetric_lanes(16, 32, true, x + 16 * j, w, fit + j);
         scales[j] = fit[j].scale;
     }
     vfloat max = extreme(16, scales, &amax), inverse = -128.f / max;
@@ -457,21 +457,17 @@ static void q6_k_weighted(const vfloat *x, const vfloat *importance, vint *words
             words[i] = choose_int(nothing, splat_int(0), words[i]);
 }
 
-static void q6_k_plain(const vfloat *x, const vfloat *importance, vint *words)
+static void q6_k_plain(const vfloat *x, vint *words)
 {
-    (void)importance;
-    vfloat w[SUPERBLOCK];
-    for (int i = 0; i < SUPERBLOCK; i++)
-        w[i] = x[i] * x[i];
-    q6_k_weighted(x, w, words);
+    q6_k_weighted(x, NULL, words);
 }
 
 /* ---- blocks of 32: what they share ---- */
 
-/* FLIGHT blocks in each lane, x[BLOCK * f + i]. The words of each begin with the super-scales and
- * end with the levels; where there is only one, it is in the upper half of its word. */
-typedef void encode_blocks_fn(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                              vint words[FLIGHT][WORDS_MAX]);
+/* FLIGHT blocks in each lane: weight i of block f is x[BLOCK * f + i], and w, if not NULL, is what it
+ * weighs in the search. The words of a block begin with its super-scales, where there is only one in
+ * the upper half of the first word, and end with its levels. */
+typedef void encode_blocks_fn(const vfloat *x, const vfloat *w, vint words[FLIGHT][WORDS_MAX]);
 
 /* Truncates as CVTTPS2DQ does, and so does truncate() of encode_32.c. */
 LANES_INLINE vint truncate_bytes(vfloat v)
@@ -550,38 +546,9 @@ LANES_INLINE void affine_plain(int nmax, const vfloat *x, vint words[FLIGHT][WOR
     }
 }
 
-static void q4_0_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                       vint words[FLIGHT][WORDS_MAX])
+static void q8_0_blocks(const vfloat *x, const vfloat *w, vint words[FLIGHT][WORDS_MAX])
 {
-    (void)importance, (void)power;
-    symmetric_plain(8, x, words);
-}
-
-static void q5_0_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                       vint words[FLIGHT][WORDS_MAX])
-{
-    (void)importance, (void)power;
-    symmetric_plain(16, x, words);
-}
-
-static void q4_1_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                       vint words[FLIGHT][WORDS_MAX])
-{
-    (void)importance, (void)power;
-    affine_plain(15, x, words);
-}
-
-static void q5_1_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                       vint words[FLIGHT][WORDS_MAX])
-{
-    (void)importance, (void)power;
-    affine_plain(31, x, words);
-}
-
-static void q8_0_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                       vint words[FLIGHT][WORDS_MAX])
-{
-    (void)importance, (void)power;
+    (void)w;
     for (int f = 0; f < FLIGHT; f++, x += BLOCK) {
         vint L[BLOCK];
         vfloat amax;
@@ -599,20 +566,12 @@ static void q8_0_plain(const vfloat *x, const vfloat *importance, const vfloat p
 
 /* ---- Q4_0 to Q5_1, weighted ---- */
 
-static void block_weights(const vfloat *x, const vfloat *importance, vfloat power, vfloat *w)
+LANES_INLINE void symmetric_weighted(int half, const vfloat *x, const vfloat *w,
+                                     vint words[FLIGHT][WORDS_MAX])
 {
-    for (int i = 0; i < BLOCK; i++)
-        w[i] = importance[i] * square_root(power + x[i] * x[i]);
-}
-
-LANES_INLINE void symmetric_weighted(int half, const vfloat *x, const vfloat *importance,
-                                     const vfloat power[FLIGHT], vint words[FLIGHT][WORDS_MAX])
-{
-    for (int f = 0; f < FLIGHT; f++, x += BLOCK, importance += BLOCK) {
+    for (int f = 0; f < FLIGHT; f++, x += BLOCK, w += BLOCK) {
         struct fit fit;
-        vfloat w[BLOCK];
         vint L[BLOCK];
-        block_weights(x, importance, power[f], w);
         search_symmetric_lanes(BLOCK, half, true, x, w, &fit);
         for (int i = 0; i < BLOCK; i++)
             L[i] = fit_level(&fit, x[i], -half, half - 1);
@@ -620,48 +579,50 @@ LANES_INLINE void symmetric_weighted(int half, const vfloat *x, const vfloat *im
     }
 }
 
-LANES_INLINE void affine_weighted(const struct search_grid *grid, const vfloat *x,
-                                  const vfloat *importance, const vfloat power[FLIGHT],
+LANES_INLINE void affine_weighted(int nmax, const vfloat *x, const vfloat *w,
                                   vint words[FLIGHT][WORDS_MAX])
 {
+    const struct search_grid grid = {nmax, -0.9f, 0.05f, 36, false};
     struct fit fit[FLIGHT];
-    vfloat w[FLIGHT * BLOCK];
-    for (int f = 0; f < FLIGHT; f++)
-        block_weights(x + BLOCK * f, importance + BLOCK * f, power[f], w + BLOCK * f);
-    search_scale_min_lanes(grid, BLOCK, x, w, fit);
+    search_scale_min_lanes(&grid, BLOCK, x, w, fit);
     for (int f = 0; f < FLIGHT; f++, x += BLOCK) {
-        vint L[BLOCK];
+        vint L[BLOCK], scales = f16_from_floats(fit[f].scale) | f16_from_floats(-fit[f].min) << 16;
         for (int i = 0; i < BLOCK; i++)
-            L[i] = fit_level(&fit[f], x[i], 0, grid->nmax);
-        block_put(grid->nmax == 31,
-                  f16_from_floats(fit[f].scale) | f16_from_floats(-fit[f].min) << 16, L, words[f]);
+            L[i] = fit_level(&fit[f], x[i], 0, nmax);
+        block_put(nmax == 31, scales, L, words[f]);
     }
 }
 
-static void q4_0_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                          vint words[FLIGHT][WORDS_MAX])
+static void q4_0_blocks(const vfloat *x, const vfloat *w, vint words[FLIGHT][WORDS_MAX])
 {
-    symmetric_weighted(8, x, importance, power, words);
+    if (w)
+        symmetric_weighted(8, x, w, words);
+    else
+        symmetric_plain(8, x, words);
 }
 
-static void q5_0_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                          vint words[FLIGHT][WORDS_MAX])
+static void q5_0_blocks(const vfloat *x, const vfloat *w, vint words[FLIGHT][WORDS_MAX])
 {
-    symmetric_weighted(16, x, importance, power, words);
+    if (w)
+        symmetric_weighted(16, x, w, words);
+    else
+        symmetric_plain(16, x, words);
 }
 
-static void q4_1_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                          vint words[FLIGHT][WORDS_MAX])
+static void q4_1_blocks(const vfloat *x, const vfloat *w, vint words[FLIGHT][WORDS_MAX])
 {
-    static const struct search_grid grid = {15, -0.9f, 0.05f, 36, false};
-    affine_weighted(&grid, x, importance, power, words);
+    if (w)
+        affine_weighted(15, x, w, words);
+    else
+        affine_plain(15, x, words);
 }
 
-static void q5_1_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                          vint words[FLIGHT][WORDS_MAX])
+static void q5_1_blocks(const vfloat *x, const vfloat *w, vint words[FLIGHT][WORDS_MAX])
 {
-    static const struct search_grid grid = {31, -0.9f, 0.05f, 36, false};
-    affine_weighted(&grid, x, importance, power, words);
+    if (w)
+        affine_weighted(31, x, w, words);
+    else
+        affine_plain(31, x, words);
 }
 
 /* ---- IQ4_NL ---- */
@@ -735,52 +696,40 @@ static void iq4_nl_block(const vfloat *x, const vfloat *w, vint *words)
     block_put(false, f16_from_floats(d) << 16, L, words);
 }
 
-static void iq4_nl_plain(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                         vint words[FLIGHT][WORDS_MAX])
+static void iq4_nl_blocks(const vfloat *x, const vfloat *w, vint words[FLIGHT][WORDS_MAX])
 {
-    (void)importance, (void)power;
-    vfloat w[BLOCK];
     for (int f = 0; f < FLIGHT; f++, x += BLOCK) {
+        vfloat squares[BLOCK];
         for (int i = 0; i < BLOCK; i++)
-            w[i] = x[i] * x[i];
-        iq4_nl_block(x, w, words[f]);
-    }
-}
-
-/* The power is the block's own. */
-static void iq4_nl_weighted(const vfloat *x, const vfloat *importance, const vfloat power[FLIGHT],
-                            vint words[FLIGHT][WORDS_MAX])
-{
-    (void)power;
-    vfloat w[BLOCK];
-    for (int f = 0; f < FLIGHT; f++, x += BLOCK, importance += BLOCK) {
-        block_weights(x, importance, sum_squares(x, BLOCK) * (2.f / BLOCK), w);
-        iq4_nl_block(x, w, words[f]);
+            squares[i] = x[i] * x[i];
+        iq4_nl_block(x, w ? w + BLOCK * f : squares, words[f]);
     }
 }
 
 /* ---- rows ---- */
 
-typedef void encode_lanes_fn(const vfloat *x, const vfloat *importance, vint *words);
-
-static void encode_superblocks(encode_lanes_fn *plain, encode_lanes_fn *weighted, size_t block_size,
-                               const float *x, size_t nrows, size_t ncols, const float *importance,
-                               uint8_t *out)
+static void encode_superblocks(void (*plain)(const vfloat *, vint *),
+                               void (*weighted)(const vfloat *, const vfloat *, vint *),
+                               size_t block_size, const float *x, size_t nrows, size_t ncols,
+                               const float *importance, uint8_t *out)
 {
     vfloat columns[SUPERBLOCK], importances[SUPERBLOCK];
     vint words[WORDS_MAX];
     size_t left = nrows * ncols / SUPERBLOCK, col = 0;
     while (left) {
         size_t count = left < LANES ? left : LANES;
-        const float *from[LANES], *weights[LANES];
-        for (size_t lane = 0; lane < LANES; lane++) {
-            from[lane] = lane < count ? x + lane * SUPERBLOCK : x;
-            weights[lane] = importance + (lane < count ? (col + lane * SUPERBLOCK) % ncols : 0);
-        }
+        const float *from[LANES];
+        for (size_t lane = 0; lane < LANES; lane++)
+            from[lane] = x + (lane < count ? lane : 0) * SUPERBLOCK;
         load_columns(from, SUPERBLOCK, columns);
-        if (importance)
-            load_columns(weights, SUPERBLOCK, importances);
-        (importance ? weighted : plain)(columns, importances, words);
+        if (importance) {
+            for (size_t lane = 0; lane < LANES; lane++)
+                from[lane] = importance + (col + (lane < count ? lane : 0) * SUPERBLOCK) % ncols;
+            load_columns(from, SUPERBLOCK, importances);
+            weighted(columns, importances, words);
+        } else {
+            plain(columns, words);
+        }
         store_blocks(words, 0, block_size, count, out);
         x += count * SUPERBLOCK;
         col = (col + count * SUPERBLOCK) % ncols;
@@ -805,56 +754,74 @@ static void row_powers(const float *x, size_t nrows, size_t ncols, float power[L
     vfloat_store(power, sum / (float)ncols);
 }
 
-/* Up to FLIGHT * LANES blocks, the first of which begins at column col of its row. power: of this
- * row and those that follow it, for all lanes or by row. */
-static void encode_some_blocks(encode_blocks_fn *encode, size_t skip, size_t block_size,
-                               const float *x, size_t count, size_t col, size_t ncols,
-                               const float *importance, const float *power, uint8_t *out)
+/* What the weights of one block in each lane weigh in the search. */
+static void block_weights(const vfloat *x, const vfloat *importance, vfloat power, vfloat *w)
 {
-    vfloat columns[FLIGHT * BLOCK], importances[FLIGHT * BLOCK], powers[FLIGHT];
+    for (int i = 0; i < BLOCK; i++)
+        w[i] = importance[i] * square_root(power + x[i] * x[i]);
+}
+
+/* How the blocks of 32 of a format are made: size bytes from byte skip of the words on. */
+struct block_format {
+    encode_blocks_fn *encode;
+    size_t skip, size;
+    bool own_power; /* of the block, not of its row (IQ4_NL) */
+};
+
+/* Up to FLIGHT * LANES blocks, the first of which begins at column col of its row. power: of this
+ * row and those that follow it. */
+static void encode_some_blocks(const struct block_format *format, const float *x, size_t count,
+                               size_t col, size_t ncols, const float *importance,
+                               const float *power, uint8_t *out)
+{
+    vfloat columns[FLIGHT * BLOCK], w[FLIGHT * BLOCK];
     vint words[FLIGHT][WORDS_MAX];
     for (size_t f = 0; f < FLIGHT; f++) {
-        const float *from[LANES], *weights[LANES];
-        float lane_power[LANES];
+        const float *from[LANES];
+        vfloat *here = columns + f * BLOCK, importances[BLOCK];
+        float powers[LANES];
+        size_t block[LANES];
         for (size_t lane = 0; lane < LANES; lane++) {
-            size_t block = f * LANES + lane < count ? f * LANES + lane : 0;
-            size_t at = col + block * BLOCK;
-            from[lane] = x + block * BLOCK;
-            if (importance) {
-                weights[lane] = importance + at % ncols;
-                lane_power[lane] = power[at / ncols];
-            }
+            block[lane] = f * LANES + lane < count ? f * LANES + lane : 0;
+            from[lane] = x + block[lane] * BLOCK;
         }
-        load_columns(from, BLOCK, columns + f * BLOCK);
-        if (importance) {
-            load_columns(weights, BLOCK, importances + f * BLOCK);
-            powers[f] = vfloat_load(lane_power);
+        load_columns(from, BLOCK, here);
+        if (!importance)
+            continue;
+        for (size_t lane = 0; lane < LANES; lane++) {
+            size_t at = col + block[lane] * BLOCK;
+            from[lane] = importance + at % ncols;
+            powers[lane] = power[at / ncols];
         }
+        load_columns(from, BLOCK, importances);
+        block_weights(here, importances,
+                      format->own_power ? sum_squares(here, BLOCK) * (2.f / BLOCK)
+                                        : vfloat_load(powers),
+                      w + f * BLOCK);
     }
-    encode(columns, importances, powers, words);
+    format->encode(columns, importance ? w : NULL, words);
     for (size_t f = 0; f < FLIGHT && f * LANES < count; f++) {
         size_t here = count - f * LANES < LANES ? count - f * LANES : LANES;
-        store_blocks(words[f], skip, block_size, here, out + f * LANES * block_size);
+        store_blocks(words[f], format->skip, format->size, here, out + f * LANES * format->size);
     }
 }
 
 /* Rows of blocks of 32, LANES rows at a time, whose powers are taken first. */
-static void encode_blocks(encode_blocks_fn *plain, encode_blocks_fn *weighted, size_t skip,
-                          size_t block_size, const float *x, size_t nrows, size_t ncols,
-                          const float *importance, uint8_t *out)
+static void encode_blocks(const struct block_format *format, const float *x, size_t nrows,
+                          size_t ncols, const float *importance, uint8_t *out)
 {
     enum { EACH = FLIGHT * LANES };
     while (nrows) {
         size_t rows = nrows < LANES ? nrows : LANES, left = rows * ncols / BLOCK;
         float power[LANES] = {0};
-        if (importance)
+        if (importance && !format->own_power)
             row_powers(x, rows, ncols, power);
         for (size_t at = 0; left; at += EACH * BLOCK) {
             size_t count = left < EACH ? left : EACH;
-            encode_some_blocks(importance ? weighted : plain, skip, block_size, x, count,
-                               at % ncols, ncols, importance, power + at / ncols, out);
+            encode_some_blocks(format, x, count, at % ncols, ncols, importance, power + at / ncols,
+                               out);
             x += count * BLOCK;
-            out += count * block_size;
+            out += count * format->size;
             left -= count;
         }
         nrows -= rows;
@@ -893,38 +860,39 @@ static void q5_k(const float *x, size_t nrows, size_t ncols, const float *import
 
 static void q4_0(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
 {
-    encode_blocks(q4_0_plain, q4_0_weighted, 2, sizeof(struct block_q4_0), x, nrows, ncols,
-                  importance, out);
+    static const struct block_format format = {q4_0_blocks, 2, sizeof(struct block_q4_0), false};
+    encode_blocks(&format, x, nrows, ncols, importance, out);
 }
 
 static void q4_1(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
 {
-    encode_blocks(q4_1_plain, q4_1_weighted, 0, sizeof(struct block_q4_1), x, nrows, ncols,
-                  importance, out);
+    static const struct block_format format = {q4_1_blocks, 0, sizeof(struct block_q4_1), false};
+    encode_blocks(&format, x, nrows, ncols, importance, out);
 }
 
 static void q5_0(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
 {
-    encode_blocks(q5_0_plain, q5_0_weighted, 2, sizeof(struct block_q5_0), x, nrows, ncols,
-                  importance, out);
+    static const struct block_format format = {q5_0_blocks, 2, sizeof(struct block_q5_0), false};
+    encode_blocks(&format, x, nrows, ncols, importance, out);
 }
 
 static void q5_1(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
 {
-    encode_blocks(q5_1_plain, q5_1_weighted, 0, sizeof(struct block_q5_1), x, nrows, ncols,
-                  importance, out);
+    static const struct block_format format = {q5_1_blocks, 0, sizeof(struct block_q5_1), false};
+    encode_blocks(&format, x, nrows, ncols, importance, out);
 }
 
 static void q8_0(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
 {
     (void)importance;
-    encode_blocks(q8_0_plain, q8_0_plain, 2, sizeof(struct block_q8_0), x, nrows, ncols, NULL, out);
+    static const struct block_format format = {q8_0_blocks, 2, sizeof(struct block_q8_0), false};
+    encode_blocks(&format, x, nrows, ncols, NULL, out);
 }
 
 static void iq4_nl(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
 {
-    encode_blocks(iq4_nl_plain, iq4_nl_weighted, 2, sizeof(struct block_iq4_nl), x, nrows, ncols,
-                  importance, out);
+    static const struct block_format format = {iq4_nl_blocks, 2, sizeof(struct block_iq4_nl), true};
+    encode_blocks(&format, x, nrows, ncols, importance, out);
 }
 
 static void f16(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
@@ -937,7 +905,7 @@ static void f16(const float *x, size_t nrows, size_t ncols, const float *importa
 
 /* ---- tables ---- */
 
-#ifdef __AVX512F__
+#ifdef ISA_AVX512
 extern const struct isa isa_avx512;
 const struct isa isa_avx512 = {
     "avx512",

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Vectors for the encoders that run one block in each lane: 16 lanes with AVX-512, 8 with AVX2.
- * Which it is follows from the flags that a file is compiled with.
+ * ISA_AVX512 tells which, and not what the compiler may use: who builds for one machine only may
+ * let it use more.
  *
  * + - * / & | << >> are the compiler's own on vectors; a scalar operand serves every lane. Here is
  * the rest. A function does in each lane what its namesake does with a scalar, to the bit: smaller
@@ -19,7 +20,7 @@
 
 #define LANES_INLINE static inline __attribute__((always_inline))
 
-#ifdef __AVX512F__
+#ifdef ISA_AVX512
 
 enum { LANES = 16 };
 typedef float vfloat __attribute__((vector_size(64)));

@@ -53,13 +53,14 @@ enum weights_kind {
     WEIGHTS_SUBNORMAL,
     WEIGHTS_EXPONENTS,                 /* each superblock has a binary exponent of its own */
     WEIGHTS_ZERO,                      /* of both signs */
+    WEIGHTS_OVERFLOW,                  /* groups of 16 whose sums overflow among others */
     WEIGHTS_KINDS
 };
 
 static const char *const weights_kind_names[WEIGHTS_KINDS] = {
     "gaussian", "heavy tails", "mostly zero", "ties",     "underflow", "jumps",     "bfloat16",
     "tiny",     "huge",        "constant",    "one sign", "outliers",  "subnormal", "exponents",
-    "zero"};
+    "zero",     "overflow"};
 
 static inline float weights_one(enum weights_kind kind, struct random *r, float group)
 {
@@ -82,6 +83,7 @@ static inline float weights_one(enum weights_kind kind, struct random *r, float 
     case WEIGHTS_OUTLIERS: return random_bits(r) % 64 ? g : 64 * g;
     case WEIGHTS_SUBNORMAL: return g * 0x1p-126f;
     case WEIGHTS_ZERO: return copysignf(0, g);
+    case WEIGHTS_OVERFLOW: return ldexpf(g, (int)fminf(131, 20 + 3000 * fabsf(group)));
     default: return g;
     }
 }

@@ -58,7 +58,7 @@ static void compare_formats(const struct isa *isa, const struct batch *batch)
     }
 }
 
-/* 15 kinds of 80 000 weights and more: over a million for each format and mode. */
+/* 16 kinds of 80 000 weights and more: over a million for each format and mode. */
 static void test_all_kinds_of_weights(void **state)
 {
     enum { EACH = 80000 };
