@@ -92,7 +92,7 @@ static bool number_at(const struct source *s, const char *key, double *out)
 static json_t *json_number(double v)
 {
     char text[32];
-    if (v == floor(v) && fabs(v) < 0x1p53 && fabs(v) >= 1)
+    if (v == floor(v) && fabs(v) < 0x1p53)
         return json_integer((json_int_t)v);
     for (int digits = 1; digits < 18; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, v);
@@ -108,6 +108,12 @@ static const struct tensor *find_tensor(const struct source *s, const char *name
         if (strcmp(s->tensors->items[i].name, name) == 0)
             return &s->tensors->items[i];
     return NULL;
+}
+
+/* Without a sliding window some converters write one of 0; in config.json that is null. */
+static json_t *field_value(const struct field *f, double v)
+{
+    return v == 0 && strcmp(f->name, "sliding_window") == 0 ? json_null() : json_number(v);
 }
 
 /* A per-layer list of numbers has no place in these classes' configs. */
@@ -130,7 +136,8 @@ static int put_fields(const struct source *s)
     int rc = check_scalars(s);
     for (size_t i = 0; !rc && i < sizeof common_fields / sizeof *common_fields; i++)
         if (number_at(s, common_fields[i].key, &v) && !json_object_get(s->config, common_fields[i].name) &&
-            json_object_set_new(s->config, common_fields[i].name, json_number(v)))
+            json_object_set_new(s->config, common_fields[i].name,
+                                field_value(&common_fields[i], v)))
             rc = out_of_memory(s);
     if (!rc && s->class->experts)
         json_object_set_new(s->config, s->class->experts_name, json_integer(s->experts));
