@@ -88,12 +88,10 @@ static bool number_at(const struct source *s, const char *key, double *out)
     return gguf_find_number(s->header, name, out);
 }
 
-/* A key's number: whole ones stay whole, a 32-bit float becomes the shortest decimal that is it. */
-static json_t *json_number(double v)
+/* A 32-bit float as the shortest decimal that is it. */
+static json_t *json_float(double v)
 {
     char text[32];
-    if (v == floor(v) && fabs(v) < 0x1p53 && fabs(v) >= 1)
-        return json_integer((json_int_t)v);
     for (int digits = 1; digits < 18; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, v);
         if (strtof(text, NULL) == (float)v)
@@ -102,12 +100,24 @@ static json_t *json_number(double v)
     return json_real(strtod(text, NULL));
 }
 
+/* A key's number: whole ones stay whole. */
+static json_t *json_number(double v)
+{
+    return v == floor(v) && fabs(v) < 0x1p53 ? json_integer((json_int_t)v) : json_float(v);
+}
+
 static const struct tensor *find_tensor(const struct source *s, const char *name)
 {
     for (size_t i = 0; i < s->tensors->count; i++)
         if (strcmp(s->tensors->items[i].name, name) == 0)
             return &s->tensors->items[i];
     return NULL;
+}
+
+/* Without a sliding window some converters write one of 0; in config.json that is null. */
+static json_t *field_value(const struct field *f, double v)
+{
+    return v == 0 && strcmp(f->name, "sliding_window") == 0 ? json_null() : json_number(v);
 }
 
 /* A per-layer list of numbers has no place in these classes' configs. */
@@ -130,7 +140,8 @@ static int put_fields(const struct source *s)
     int rc = check_scalars(s);
     for (size_t i = 0; !rc && i < sizeof common_fields / sizeof *common_fields; i++)
         if (number_at(s, common_fields[i].key, &v) && !json_object_get(s->config, common_fields[i].name) &&
-            json_object_set_new(s->config, common_fields[i].name, json_number(v)))
+            json_object_set_new(s->config, common_fields[i].name,
+                                field_value(&common_fields[i], v)))
             rc = out_of_memory(s);
     if (!rc && s->class->experts)
         json_object_set_new(s->config, s->class->experts_name, json_integer(s->experts));
@@ -197,7 +208,7 @@ static int put_llama3(const struct source *s)
         return rc;
     }
     json_t *scaling = json_pack("{s:s, s:o, s:f, s:f, s:i}", "rope_type", "llama3", "factor",
-                                json_number(values[count - 1]), "low_freq_factor", 1.0,
+                                json_float(values[count - 1]), "low_freq_factor", 1.0,
                                 "high_freq_factor", 4.0, "original_max_position_embeddings", 8192);
     if (json_object_set_new(s->config, "rope_scaling", scaling))
         rc = out_of_memory(s);
@@ -226,7 +237,7 @@ static int put_scaling(const struct source *s)
         return error_set(s->err, -ENOTSUP, "%s \"%.*s\" is not known", key,
                          (int)(type.size < 60 ? type.size : 60), type.data);
     json_t *scaling = json_pack("{s:s, s:o}", "rope_type", yarn ? "yarn" : "linear", "factor",
-                                json_number(factor));
+                                json_float(factor));
     if (yarn && number_at(s, "rope.scaling.original_context_length", &original))
         json_object_set_new(scaling, "original_max_position_embeddings", json_number(original));
     return json_object_set_new(s->config, "rope_scaling", scaling) ? out_of_memory(s) : 0;

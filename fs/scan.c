@@ -67,7 +67,8 @@ static char *join(struct scanner *s, const char *folder, const char *name)
     return path;
 }
 
-/* What an entry is in the end, 0 for what is neither file nor folder. */
+/* What an entry is in the end, 0 for what is neither file nor folder. A link to nothing counts as a
+ * file: its model is there, and incomplete. */
 static unsigned char follow(struct scanner *s, const char *folder, const struct dirent *entry)
 {
     struct stat st;
@@ -80,6 +81,8 @@ static unsigned char follow(struct scanner *s, const char *folder, const struct 
     int fd = path ? open_beneath(&s->start->root, path, O_PATH) : -ENOMEM;
     if (fd == -EXDEV)
         return DT_LNK;
+    if (fd == -ENOENT)
+        return DT_REG;
     if (fd >= 0 && fstat(fd, &st) == 0)
         type = S_ISDIR(st.st_mode) ? DT_DIR : S_ISREG(st.st_mode) ? DT_REG : 0;
     if (fd >= 0)
@@ -201,13 +204,28 @@ static void add_outside(struct scanner *s, const char *path)
     scan->outside[scan->outside_count++] = path;
 }
 
-/* A GGUF file; of a split one the first part stands for all. */
+/* Whether the folder has an earlier part of a split file, too: the first stands for all. */
+static bool has_earlier_part(const struct folder *f, const char *file)
+{
+    char part[NAME_MAX + 1];
+    size_t stem;
+    unsigned number, count;
+    if (!gguf_split_parse(file, &stem, &number, &count))
+        return false;
+    for (unsigned i = 1; i < number; i++) {
+        snprintf(part, sizeof part, "%.*s-%05u-of-%05u.gguf", (int)stem, file, i, count);
+        if (find(f, part))
+            return true;
+    }
+    return false;
+}
+
+/* A GGUF file, or any part of a split one. */
 static void scan_gguf(struct scanner *s, const char *path, const char *prefix, const char *file)
 {
     size_t stem = strlen(file) - strlen(".gguf");
     unsigned number, count;
-    if (gguf_split_parse(file, &stem, &number, &count) && number != 1)
-        return;
+    gguf_split_parse(file, &stem, &number, &count);
     char *base = arena_strndup(&s->scan->arena, file, stem);
     char *name = base ? join(s, prefix, base) : NULL;
     if (name)
@@ -332,7 +350,8 @@ static void scan_models_of(struct scanner *s, const struct folder *f, const char
         return;
     }
     for (size_t i = 0; i < f->count; i++)
-        if (f->entries[i].type == DT_REG && is_gguf_model(f->entries[i].name))
+        if (f->entries[i].type == DT_REG && is_gguf_model(f->entries[i].name) &&
+            !has_earlier_part(f, f->entries[i].name))
             scan_gguf(s, path, name, f->entries[i].name);
 }
 

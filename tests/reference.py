@@ -12,7 +12,8 @@ import libggml
 import numpy as np
 
 _base = next(pathlib.Path(libggml.__file__).parent.rglob("libggml-base.so"))
-_quantize = ctypes.CDLL(str(_base)).ggml_quantize_chunk
+_ggml = ctypes.CDLL(str(_base))
+_quantize = _ggml.ggml_quantize_chunk
 _quantize.restype = ctypes.c_size_t
 _quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
                       ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
@@ -28,6 +29,17 @@ def quantize(weights, kind):
                      weights.size // cols, cols, None)
     assert done == len(packed)
     return packed.raw
+
+
+def dequantize(packed, kind, shape):
+    """The weights that ggml reads from the bytes of a format."""
+    if kind == "F32":
+        return np.frombuffer(packed, np.float32).reshape(shape)
+    found = np.empty(shape, np.float32)
+    decode = getattr(_ggml, f"dequantize_row_{kind.lower().replace('_k', '_K')}")
+    decode.restype, decode.argtypes = None, [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64]
+    decode(packed, found.ctypes.data, found.size)
+    return found
 
 
 def header(path):

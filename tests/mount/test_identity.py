@@ -18,7 +18,7 @@ import reference
 from conftest import DATA, RECIPES, run
 
 MODELS = ("demo-llama", "demo-qwen2")
-IMATRIX = "demo-llama.imatrix.dat"
+IMATRICES = ("demo-llama.imatrix.dat", "demo-llama.imatrix.gguf")
 WEIGHTED = "Q6_K Q5_K_M Q4_K_M Q3_K_M Q2_K Q4_0 Q4_1 Q5_0 Q5_1 IQ4_NL".split()
 COMPARED = "F16 Q8_0 Q5_1 IQ4_NL Q4_K_M Q3_K_M Q2_K".split()
 SEED = os.environ.get("QUANTFS_TEST_SEED", "1")
@@ -63,21 +63,22 @@ def test_files_in_a_mount_are_the_references(mount, oracle):
             assert differences(file, oracle[model][recipe]) == [], (model, recipe)
 
 
+@pytest.mark.parametrize("imatrix", IMATRICES)
 @pytest.mark.parametrize("through", ["convert", "mount"])
 def test_files_with_an_importance_matrix_are_the_references(mount, oracle, tmp_path, monkeypatch,
-                                                            through):
+                                                            through, imatrix):
     """The matrix's path stands in the header as it was given."""
-    for name in ("demo-llama", IMATRIX):
+    for name in ("demo-llama", imatrix):
         (tmp_path / name).symlink_to(DATA / name)
     monkeypatch.chdir(tmp_path)
-    mnt = mount("demo-llama", f"imatrix={IMATRIX}") if through == "mount" else None
+    mnt = mount("demo-llama", f"imatrix={imatrix}") if through == "mount" else None
     for recipe in WEIGHTED:
         if mnt:
             file = mnt / "demo-llama" / "gguf" / f"demo-llama-{recipe}.gguf"
         else:
             file = tmp_path / f"{recipe}.gguf"
-            run("convert", "demo-llama", "-t", recipe, "-o", file, "--imatrix", IMATRIX)
-        expected = oracle["demo-llama"][f"{recipe} --imatrix {IMATRIX}"]
+            run("convert", "demo-llama", "-t", recipe, "-o", file, "--imatrix", imatrix)
+        expected = oracle["demo-llama"][f"{recipe} --imatrix {imatrix}"]
         assert differences(file, expected) == [], recipe
 
 
