@@ -368,6 +368,11 @@ static void open_file(struct cache *c, struct cache_object *o)
     object_path(c, o->key, path);
     forget_file(o);
     int fd = open(path, (c->read_only ? O_RDONLY : O_RDWR) | OBJECT_FLAGS);
+    if (fd < 0 && errno == EROFS && !c->read_only) { /* the folder's disk has become so */
+        cache_write_failed(c, errno);
+        c->read_only = true;
+        fd = open(path, O_RDONLY | OBJECT_FLAGS);
+    }
     if (fd < 0 && errno != ELOOP)
         return;
     bool regular = fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode);

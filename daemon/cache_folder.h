@@ -43,7 +43,8 @@ struct workspace;
 
 struct cache {
     char dir[PATH_MAX];  /* of this version's objects */
-    bool read_only, seal;
+    bool seal;
+    _Atomic bool read_only;
     uint64_t size, keep_free;
     struct stats *stats;
     _Atomic int64_t used;        /* bytes on disk, as far as this daemon knows */
