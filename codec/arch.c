@@ -82,7 +82,7 @@ static const char *const gemma3_classes[] = {"Gemma3ForCausalLM", "Gemma3ForCond
                                              NULL};
 static const char *const phi3_classes[] = {"Phi3ForCausalLM", NULL};
 static const char *const smollm3_classes[] = {"SmolLM3ForCausalLM", NULL};
-static const char *const olmo2_classes[] = {"Olmo2ForCausalLM", NULL};
+static const char *const olmo2_classes[] = {"Olmo2ForCausalLM", "Olmo3ForCausalLM", NULL};
 static const char *const granite_classes[] = {"GraniteForCausalLM", NULL};
 
 static const struct arch archs[] = {
@@ -125,7 +125,11 @@ static const struct arch archs[] = {
      .vocab = VOCAB_LLAMA,
      .rope_rows = true,
      .vocab_size_key = true},
-    {.gguf = "olmo2", .classes = olmo2_classes, .tensors = olmo2_names, .vocab = VOCAB_BPE},
+    {.gguf = "olmo2",
+     .classes = olmo2_classes,
+     .tensors = olmo2_names,
+     .keys = KEYS_OLMO2,
+     .vocab = VOCAB_BPE},
     {.gguf = "granite",
      .classes = granite_classes,
      .keys = KEYS_GRANITE,

@@ -18,7 +18,15 @@ struct arch_name {
 };
 
 /* Which <arch>.* keys there are: the common ones, those and some more, or a sequence of its own. */
-enum arch_keys { KEYS_COMMON, KEYS_GEMMA2, KEYS_GEMMA3, KEYS_GRANITE, KEYS_PHI3, KEYS_QWEN3MOE };
+enum arch_keys {
+    KEYS_COMMON,
+    KEYS_GEMMA2,
+    KEYS_GEMMA3,
+    KEYS_GRANITE,
+    KEYS_OLMO2,
+    KEYS_PHI3,
+    KEYS_QWEN3MOE,
+};
 
 /* Where the vocabulary comes from; the first that is there. */
 enum arch_vocab {

@@ -35,7 +35,7 @@ static const struct class {
      {"<|endoftext|>", "<|endoftext|>", "<|endoftext|>"},
      WRAP_PLAIN},
     {"GPT2Tokenizer",
-     {"granite"},
+     {"granite", "olmo3"},
      {"<|endoftext|>", "<|endoftext|>", "<|endoftext|>"},
      WRAP_NEVER},
     {"Qwen2Tokenizer",

@@ -280,9 +280,12 @@ static int map_tensors(struct model *m, const struct config *c, const struct ten
 
 static int read_facts(struct model *m, const struct config *c, struct error *err)
 {
+    enum { LAYERS_MAX = 1 << 16 };
     static const char *const experts[] = {"num_local_experts", "num_experts", NULL};
     struct recipe_facts *f = &m->facts;
     int rc = config_u32(c, "num_hidden_layers", &f->layers, err);
+    if (!rc && f->layers > LAYERS_MAX)
+        rc = error_set(err, -EINVAL, "num_hidden_layers %" PRIu32 " is implausible", f->layers);
     rc = rc ? rc : config_u32(c, "num_attention_heads", &f->heads, err);
     rc = rc ? rc : config_u32(c, "num_key_value_heads", &f->kv_heads, err);
     const json_t *v = config_first(c->full, experts);

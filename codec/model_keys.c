@@ -244,6 +244,8 @@ static const struct field_key expert_keys[] = {
     {"expert_count", GGUF_U32, {"num_local_experts", "num_experts"}},
     {"expert_used_count", GGUF_U32,
      {"num_experts_per_tok", "num_experts_per_token", "top_k_experts"}},
+    {"expert_group_count", GGUF_U32, {"n_group"}},
+    {"expert_group_used_count", GGUF_U32, {"topk_group"}},
 };
 
 static const struct field_key norm_keys[] = {
@@ -488,6 +490,30 @@ static int put_phi3_keys(const struct model *m, const struct config *c, const js
     return 0;
 }
 
+/* Which layers look through a window: those that the config says, or three of four. */
+static int put_window_pattern(const struct model *m, const struct config *c,
+                              struct gguf_keys *keys, struct error *err)
+{
+    const json_t *types = json_object_get(c->full, "layer_types");
+    char key[64];
+    if (!json_object_get(c->full, "sliding_window"))
+        return 0;
+    if (json_is_null(types))
+        types = NULL;
+    if (types && json_array_size(types) != m->facts.layers)
+        return error_set(err, -EINVAL, "there are %zu layer_types for %" PRIu32 " layers",
+                         json_array_size(types), m->facts.layers);
+    int rc = PUT_FIELDS(keys, m->arch->gguf, c->full, window_keys, err);
+    snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", m->arch->gguf);
+    gguf_put_array(keys, key, GGUF_BOOL, m->facts.layers);
+    for (uint32_t i = 0; i < m->facts.layers; i++) {
+        const char *type = json_string_value(json_array_get(types, i));
+        uint8_t window = types ? type && strcmp(type, "sliding_attention") == 0 : (i + 1) % 4 != 0;
+        buffer_add(&keys->bytes, &window, sizeof window);
+    }
+    return rc;
+}
+
 /* Behind the common keys and what follows from flags of the architecture. */
 static int put_more_keys(const struct model *m, const struct config *c, struct gguf_keys *keys,
                          struct error *err)
@@ -495,6 +521,7 @@ static int put_more_keys(const struct model *m, const struct config *c, struct g
     const char *arch = m->arch->gguf;
     switch (m->arch->keys) {
     case KEYS_GRANITE: return PUT_NONZERO_FIELDS(keys, arch, c->full, granite_keys, err);
+    case KEYS_OLMO2: return put_window_pattern(m, c, keys, err);
     case KEYS_QWEN3MOE: return PUT_FIELDS(keys, arch, c->full, qwen3moe_keys, err);
     case KEYS_GEMMA3: {
         int rc = PUT_NONZERO_FIELDS(keys, arch, c->full, gemma3_keys, err);

@@ -293,6 +293,17 @@ MODELS = {
          "rope_theta": 500000, "tie_word_embeddings": False},
         layer(q=256, kv=128, head_norms=256, norms=BEHIND), olmo2_vocab, dtype="F32",
         pre="midm-2.0", head="lm_head"),
+    "Olmo-3-7B-Think": Model(
+        {**SIZES, "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3",
+         "attention_bias": False, "eos_token_id": 289, "pad_token_id": 290,
+         "layer_types": ["sliding_attention", "full_attention"],
+         "max_position_embeddings": 65536, "rms_norm_eps": 1e-06,
+         "rope_scaling": {"attention_factor": 1.2079441541679836, "beta_fast": 32.0,
+                          "beta_slow": 1.0, "factor": 8.0,
+                          "original_max_position_embeddings": 8192, "rope_type": "yarn"},
+         "rope_theta": 500000, "sliding_window": 4096, "tie_word_embeddings": False},
+        layer(q=256, kv=128, head_norms=256, norms=BEHIND), olmo2_vocab, pre="midm-2.0",
+        head="lm_head"),
     "granite-3.3-2b-instruct": Model(
         {**SIZES, "architectures": ["GraniteForCausalLM"], "model_type": "granite",
          "attention_bias": False, "attention_multiplier": 0.015625, "bos_token_id": 289,
