@@ -53,9 +53,9 @@ def read_gguf(mnt, model, recipe="Q4_K_M"):
     return (mnt / model / "gguf" / f"{base}-{recipe}.gguf").read_bytes()
 
 
-def listed(store, *args):
+def listed(store):
     """name -> what `ls --json` says of a model."""
-    return {m["name"]: m for m in json.loads(run("ls", "--json", *args, store).stdout)}
+    return {m["name"]: m for m in json.loads(run("ls", "--json", store).stdout)}
 
 
 def write_gguf(path, source, tensors, keys, more):
