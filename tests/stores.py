@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Makes stores as people have them: hub caches, GGUF files and their parts, changed copies of a demo
-model; and reads them."""
+"""Makes stores as people have them (hub caches, GGUF files in parts, changed copies of a demo model)
+and reads them."""
 
 import hashlib
 import json
@@ -53,13 +53,13 @@ def read_gguf(mnt, model, recipe="Q4_K_M"):
     return (mnt / model / "gguf" / f"{base}-{recipe}.gguf").read_bytes()
 
 
-def listed(store, *args):
+def listed(store):
     """name -> what `ls --json` says of a model."""
-    return {m["name"]: m for m in json.loads(run("ls", "--json", *args, store).stdout)}
+    return {m["name"]: m for m in json.loads(run("ls", "--json", store).stdout)}
 
 
 def write_gguf(path, source, tensors, keys, more):
-    """A GGUF file with some of the tensors of `source`, its keys if `keys`, and `more`: raw keys."""
+    """A GGUF file with some of the tensors of `source`, its keys if `keys`, and `more` raw ones."""
     fields = [f for name, f in source.fields.items() if keys and not name.startswith("GGUF.")]
     header = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(fields) + len(more))
     header += b"".join(part.tobytes() for f in fields for part in f.parts) + b"".join(more)
@@ -74,6 +74,7 @@ def write_gguf(path, source, tensors, keys, more):
 
 
 def number_key(name, kind, value):
+    """A raw key of a metadata type."""
     form = {gguf.GGUFValueType.UINT16: "H", gguf.GGUFValueType.INT32: "i"}[kind]
     return struct.pack(f"<Q{len(name)}sI{form}", len(name), name.encode(), kind, value)
 

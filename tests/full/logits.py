@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What transformers makes of folders: logits.py JOBS OUT. JOBS is a JSON list of [folder, type, token
-ids, count]; OUT gets, as JSON, for each the logits behind the last id, so many greedy tokens, and the
-names of weights that were missing or unexpected. Runs in QUANTFS_FULL_PYTHON."""
+"""What transformers makes of folders: logits.py JOBS OUT. JOBS is a JSON list of [folder, type,
+token ids, count]; OUT gets, as JSON, for each the logits behind the last id, so many greedy tokens,
+and the names of weights that were missing or unexpected. Runs in QUANTFS_FULL_PYTHON."""
 
 import json
 import sys

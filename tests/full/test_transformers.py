@@ -19,8 +19,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 DEMOS = ("demo-llama", "demo-qwen2")
 IDS = [(7 * i * i + 3 * i + 11) % 250 for i in range(24)]
 
-# Log-probabilities by which llama.cpp may differ, on average over the likelier half of all tokens (it
-# rounds activations to BF16 or to 8-bit blocks, as the weights are): three times what it does.
+# Log-probabilities by which llama.cpp may differ, on average over the likelier half of all tokens:
+# three times what it does. It rounds activations to BF16 or to 8-bit blocks, as the weights are.
 TOLERANCE = {"BF16": 0.02, "Q8_0": 0.1}
 
 LOGPROBS = """

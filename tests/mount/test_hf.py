@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""hf/: folders for transformers, of checkpoints and of GGUF files, as the safetensors and tokenizers
-wheels read them. What GGUF changed is changed back: names, row orders, norms, stacked experts."""
+"""hf/: folders for transformers, of checkpoints and of GGUF files, as safetensors and tokenizers read
+them. What GGUF changed is changed back: names, row orders, norms, stacked experts."""
 
 import json
 import os
