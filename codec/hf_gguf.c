@@ -44,28 +44,29 @@ static const struct field common_fields[] = {
 /* The class by its model_type, and what its config says that no key does. */
 static const struct class {
     const char *arch;
-    bool experts;
+    bool experts, windows; /* windows: a list says which layers look through one */
     const char *class_name, *model_type, *experts_name;
     const char *constants; /* JSON */
 } classes[] = {
-    {"llama", false, "LlamaForCausalLM", "llama", NULL, "{\"hidden_act\": \"silu\"}"},
-    {"llama", true, "MixtralForCausalLM", "mixtral", "num_local_experts",
+    {"llama", false, false, "LlamaForCausalLM", "llama", NULL, "{\"hidden_act\": \"silu\"}"},
+    {"llama", true, false, "MixtralForCausalLM", "mixtral", "num_local_experts",
      "{\"hidden_act\": \"silu\", \"sliding_window\": null}"},
-    {"qwen2", false, "Qwen2ForCausalLM", "qwen2", NULL,
+    {"qwen2", false, false, "Qwen2ForCausalLM", "qwen2", NULL,
      "{\"hidden_act\": \"silu\", \"use_sliding_window\": false}"},
-    {"qwen3", false, "Qwen3ForCausalLM", "qwen3", NULL,
+    {"qwen3", false, false, "Qwen3ForCausalLM", "qwen3", NULL,
      "{\"hidden_act\": \"silu\", \"use_sliding_window\": false, \"attention_bias\": false}"},
-    {"qwen3moe", true, "Qwen3MoeForCausalLM", "qwen3_moe", "num_experts",
+    {"qwen3moe", true, false, "Qwen3MoeForCausalLM", "qwen3_moe", "num_experts",
      "{\"hidden_act\": \"silu\", \"use_sliding_window\": false, \"attention_bias\": false,"
      " \"norm_topk_prob\": true, \"decoder_sparse_step\": 1, \"mlp_only_layers\": []}"},
-    {"gemma2", false, "Gemma2ForCausalLM", "gemma2", NULL,
+    {"gemma2", false, false, "Gemma2ForCausalLM", "gemma2", NULL,
      "{\"hidden_activation\": \"gelu_pytorch_tanh\"}"},
-    {"gemma3", false, "Gemma3ForCausalLM", "gemma3_text", NULL,
+    {"gemma3", false, false, "Gemma3ForCausalLM", "gemma3_text", NULL,
      "{\"hidden_activation\": \"gelu_pytorch_tanh\"}"},
-    {"phi3", false, "Phi3ForCausalLM", "phi3", NULL, "{\"hidden_act\": \"silu\"}"},
-    {"smollm3", false, "SmolLM3ForCausalLM", "smollm3", NULL, "{\"hidden_act\": \"silu\"}"},
-    {"olmo2", false, "Olmo2ForCausalLM", "olmo2", NULL, "{\"hidden_act\": \"silu\"}"},
-    {"granite", false, "GraniteForCausalLM", "granite", NULL, "{\"hidden_act\": \"silu\"}"},
+    {"phi3", false, false, "Phi3ForCausalLM", "phi3", NULL, "{\"hidden_act\": \"silu\"}"},
+    {"smollm3", false, false, "SmolLM3ForCausalLM", "smollm3", NULL, "{\"hidden_act\": \"silu\"}"},
+    {"olmo2", false, false, "Olmo2ForCausalLM", "olmo2", NULL, "{\"hidden_act\": \"silu\"}"},
+    {"olmo2", false, true, "Olmo3ForCausalLM", "olmo3", NULL, "{\"hidden_act\": \"silu\"}"},
+    {"granite", false, false, "GraniteForCausalLM", "granite", NULL, "{\"hidden_act\": \"silu\"}"},
 };
 
 struct source {
@@ -114,19 +115,36 @@ static const struct tensor *find_tensor(const struct source *s, const char *name
     return NULL;
 }
 
-/* Without a sliding window some converters write one of 0; in config.json that is null. */
-static json_t *field_value(const struct field *f, double v)
+static const struct gguf_value *find_key(const struct source *s, const char *key)
 {
-    return v == 0 && strcmp(f->name, "sliding_window") == 0 ? json_null() : json_number(v);
+    char name[128];
+    snprintf(name, sizeof name, "%s.%s", s->arch->gguf, key);
+    return gguf_find(s->header, name);
+}
+
+/* The value of a key that has a number v: floats stay floats. Without a sliding window some
+ * converters write one of 0; in config.json that is null. */
+static json_t *field_value(const struct source *s, const struct field *f, double v)
+{
+    if (v == 0 && strcmp(f->name, "sliding_window") == 0)
+        return json_null();
+    return find_key(s, f->key)->type == GGUF_F32 ? json_float(v) : json_number(v);
+}
+
+static const struct gguf_value *window_pattern(const struct source *s)
+{
+    const struct gguf_value *v = find_key(s, "attention.sliding_window_pattern");
+    return v && v->is_array && v->type == GGUF_BOOL ? v : NULL;
 }
 
 /* A per-layer list of numbers has no place in these classes' configs. */
 static int check_scalars(const struct source *s)
 {
     size_t n = strlen(s->arch->gguf);
+    const struct gguf_value *windows = s->class->windows ? window_pattern(s) : NULL;
     for (size_t i = 0; i < s->header->key_count; i++) {
         const struct gguf_key *k = &s->header->keys[i];
-        if (k->value.is_array && k->name.size > n + 1 &&
+        if (k->value.is_array && &k->value != windows && k->name.size > n + 1 &&
             memcmp(k->name.data, s->arch->gguf, n) == 0 && k->name.data[n] == '.')
             return error_set(s->err, -ENOTSUP, "%.*s differs from layer to layer",
                              (int)(k->name.size < 100 ? k->name.size : 100), k->name.data);
@@ -139,13 +157,26 @@ static int put_fields(const struct source *s)
     double v;
     int rc = check_scalars(s);
     for (size_t i = 0; !rc && i < sizeof common_fields / sizeof *common_fields; i++)
-        if (number_at(s, common_fields[i].key, &v) && !json_object_get(s->config, common_fields[i].name) &&
+        if (number_at(s, common_fields[i].key, &v) &&
+            !json_object_get(s->config, common_fields[i].name) &&
             json_object_set_new(s->config, common_fields[i].name,
-                                field_value(&common_fields[i], v)))
-            rc = out_of_memory(s);
+                                field_value(s, &common_fields[i], v)))
+            rc = error_set(s->err, -EINVAL, "%s.%s is not a finite number", s->arch->gguf,
+                           common_fields[i].key);
     if (!rc && s->class->experts)
         json_object_set_new(s->config, s->class->experts_name, json_integer(s->experts));
     return rc;
+}
+
+static void put_layer_types(const struct source *s)
+{
+    const struct gguf_value *windows = s->class->windows ? window_pattern(s) : NULL;
+    json_t *types = windows ? json_array() : NULL;
+    for (uint64_t i = 0; windows && i < windows->count; i++)
+        json_array_append_new(
+            types, json_string(windows->data[i] ? "sliding_attention" : "full_attention"));
+    if (types)
+        json_object_set_new(s->config, "layer_types", types);
 }
 
 /* ---- rope ---- */
@@ -225,6 +256,12 @@ static int put_llama3(const struct source *s)
 
 static int put_scaling(const struct source *s)
 {
+    static const struct field yarn_fields[] = {
+        {"rope.scaling.yarn_attn_factor", "attention_factor"},
+        {"rope.scaling.yarn_beta_fast", "beta_fast"},
+        {"rope.scaling.yarn_beta_slow", "beta_slow"},
+        {"rope.scaling.yarn_ext_factor", "extrapolation_factor"},
+    };
     char key[128];
     struct gguf_string type;
     double factor, original;
@@ -240,6 +277,9 @@ static int put_scaling(const struct source *s)
                                 json_float(factor));
     if (yarn && number_at(s, "rope.scaling.original_context_length", &original))
         json_object_set_new(scaling, "original_max_position_embeddings", json_number(original));
+    for (size_t i = 0; yarn && i < sizeof yarn_fields / sizeof *yarn_fields; i++)
+        if (number_at(s, yarn_fields[i].key, &factor))
+            json_object_set_new(scaling, yarn_fields[i].name, json_float(factor));
     return json_object_set_new(s->config, "rope_scaling", scaling) ? out_of_memory(s) : 0;
 }
 
@@ -310,6 +350,7 @@ static int make_config(struct source *s)
     if (rc)
         return rc;
     put_query_scale(s);
+    put_layer_types(s);
     json_object_set_new(s->config, "tie_word_embeddings",
                         json_boolean(!find_tensor(s, "output.weight")));
     if (strcmp(s->arch->gguf, "llama") == 0 || strcmp(s->arch->gguf, "granite") == 0) {
@@ -427,7 +468,8 @@ static int find_class(struct source *s)
         s->experts = experts > 0 && experts <= 4096 ? (uint32_t)experts : 0;
     }
     for (size_t i = 0; s->arch && i < sizeof classes / sizeof *classes; i++)
-        if (strcmp(classes[i].arch, s->arch->gguf) == 0 && classes[i].experts == (s->experts > 0))
+        if (strcmp(classes[i].arch, s->arch->gguf) == 0 && classes[i].experts == (s->experts > 0) &&
+            classes[i].windows == (window_pattern(s) != NULL))
             s->class = &classes[i];
     if (s->class)
         return 0;

@@ -20,6 +20,9 @@ DATA = ROOT / "tests" / "data"
 QUANTFS = pathlib.Path(os.environ.get("QUANTFS", ROOT / "build" / "quantfs"))
 sys.path.insert(0, str(ROOT / "tests"))
 
+# What is started in the background by a shell ignores it, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import models  # noqa: E402 (in the folder named just now)
 
 RECIPES = ("F32 BF16 F16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL "

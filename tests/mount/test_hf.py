@@ -158,7 +158,8 @@ def scaling_of(config):
     """rope_scaling with the newer name of its type, numbers as float32 has them."""
     scaling = config.get("rope_scaling")
     return scaling and {("rope_type" if k == "type" else k):
-                        [*map(np.float32, v)] if isinstance(v, list) else v
+                        [*map(np.float32, v)] if isinstance(v, list) else
+                        np.float32(v) if isinstance(v, float) else v
                         for k, v in scaling.items()}
 
 
