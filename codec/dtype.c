@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/dtype.h"
 
-#include <math.h>
+#include "codec/float16.h"
+
 #include <string.h>
 
 static void widen_f64(const void *data, size_t n, float *out)
@@ -14,20 +15,28 @@ static void widen_f64(const void *data, size_t n, float *out)
     }
 }
 
-/* Eight-bit floats: a sign, exponent bits, `mantissa` bits. */
-static void widen_f8(const uint8_t *p, size_t n, unsigned mantissa, int bias, float *out)
+/* Eight-bit floats: a sign, exponent bits, `mantissa` bits. unit is the least value above zero. */
+static inline void widen_f8(const uint8_t *p, size_t n, int mantissa, int bias, float unit,
+                            float *restrict out)
 {
     for (size_t i = 0; i < n; i++) {
-        int exponent = (p[i] & 0x7f) >> mantissa, fraction = p[i] & ((1 << mantissa) - 1);
-        float v = exponent ? ldexpf((float)(fraction + (1 << mantissa)),
-                                    exponent - bias - (int)mantissa)
-                           : ldexpf((float)fraction, 1 - bias - (int)mantissa);
-        out[i] = p[i] & 0x80 ? -v : v;
+        int magnitude = p[i] & 0x7f;
+        float subnormal = (float)magnitude * unit;
+        uint32_t normal = (uint32_t)((magnitude << (23 - mantissa)) + ((127 - bias) << 23));
+        uint32_t bits = magnitude < 1 << mantissa ? f32_bits(subnormal) : normal;
+        out[i] = f32_from_bits(bits | (uint32_t)(p[i] & 0x80) << 24);
     }
 }
 
-static void widen_f8_e4m3(const void *data, size_t n, float *out) { widen_f8(data, n, 3, 7, out); }
-static void widen_f8_e5m2(const void *data, size_t n, float *out) { widen_f8(data, n, 2, 15, out); }
+static void widen_f8_e4m3(const void *data, size_t n, float *out)
+{
+    widen_f8(data, n, 3, 7, 0x1p-9f, out);
+}
+
+static void widen_f8_e5m2(const void *data, size_t n, float *out)
+{
+    widen_f8(data, n, 2, 15, 0x1p-16f, out);
+}
 
 /* One result for all elements, so that the compiler can check many at a time. */
 #define ALL_FINITE(type, mask)                                                                     \

@@ -25,13 +25,18 @@ enum { WORDS_MAX = 64 };
 
 /* ---- in and out ---- */
 
-/* n weights (a multiple of LANES) from each of LANES places: out[i] gets weight i of all. */
-static void load_columns(const float *const from[LANES], size_t n, vfloat *out)
+/* n weights (a multiple of LANES) from each of LANES places: out[i] gets weight i of all. So many
+ * places at once are more than the processor foresees: it is told what will be wanted next, as many
+ * floats ahead. */
+LANES_INLINE void load_columns(const float *const from[LANES], size_t n, size_t ahead, vfloat *out)
 {
     for (size_t i = 0; i < n; i += LANES) {
         vfloat rows[LANES];
-        for (int lane = 0; lane < LANES; lane++)
+        for (int lane = 0; lane < LANES; lane++) {
             rows[lane] = vfloat_load(from[lane] + i);
+            if (ahead)
+                prefetch(from[lane] + i, ahead);
+        }
         transpose(rows);
         for (int lane = 0; lane < LANES; lane++)
             out[i + (size_t)lane] = rows[lane];
@@ -721,11 +726,11 @@ static void encode_superblocks(void (*plain)(const vfloat *, vint *),
         const float *from[LANES];
         for (size_t lane = 0; lane < LANES; lane++)
             from[lane] = x + (lane < count ? lane : 0) * SUPERBLOCK;
-        load_columns(from, SUPERBLOCK, columns);
+        load_columns(from, SUPERBLOCK, LANES * SUPERBLOCK, columns);
         if (importance) {
             for (size_t lane = 0; lane < LANES; lane++)
                 from[lane] = importance + (col + (lane < count ? lane : 0) * SUPERBLOCK) % ncols;
-            load_columns(from, SUPERBLOCK, importances);
+            load_columns(from, SUPERBLOCK, 0, importances);
             weighted(columns, importances, words);
         } else {
             plain(columns, words);
@@ -747,7 +752,7 @@ static void row_powers(const float *x, size_t nrows, size_t ncols, float power[L
         vfloat columns[BLOCK];
         for (size_t lane = 0; lane < LANES; lane++)
             from[lane] = x + (lane < nrows ? lane : 0) * ncols + col;
-        load_columns(from, BLOCK, columns);
+        load_columns(from, BLOCK, 0, columns);
         for (int i = 0; i < BLOCK; i++)
             sum += columns[i] * columns[i];
     }
@@ -785,7 +790,7 @@ static void encode_some_blocks(const struct block_format *format, const float *x
             block[lane] = f * LANES + lane < count ? f * LANES + lane : 0;
             from[lane] = x + block[lane] * BLOCK;
         }
-        load_columns(from, BLOCK, here);
+        load_columns(from, BLOCK, 2 * FLIGHT * LANES * BLOCK, here);
         if (!importance)
             continue;
         for (size_t lane = 0; lane < LANES; lane++) {
@@ -793,7 +798,7 @@ static void encode_some_blocks(const struct block_format *format, const float *x
             from[lane] = importance + at % ncols;
             powers[lane] = power[at / ncols];
         }
-        load_columns(from, BLOCK, importances);
+        load_columns(from, BLOCK, 0, importances);
         block_weights(here, importances,
                       format->own_power ? sum_squares(here, BLOCK) * (2.f / BLOCK)
                                         : vfloat_load(powers),

@@ -243,6 +243,12 @@ LANES_INLINE vfloat lookup(const float table[16], vint i)
 
 /* ---- the same for both ---- */
 
+/* Into the second-level cache. What is ahead need not exist. */
+LANES_INLINE void prefetch(const float *p, size_t ahead)
+{
+    _mm_prefetch((const char *)((uintptr_t)p + ahead * sizeof *p), _MM_HINT_T1);
+}
+
 LANES_INLINE vint splat_int(int v)
 {
     return (vint){0} + v;

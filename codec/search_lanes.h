@@ -326,8 +326,6 @@ LANES_INLINE void search_symmetric_lanes(int n, int nmax, bool finite, const vfl
         for (int k = 0; k < TRIES; k++) {
             vmask better =
                 less(splat(0), sum_l2[k]) & less(best * sum_l2[k], sum_xl[k] * sum_xl[k]);
-            if (!any(better))
-                continue;
             scale = choose(better, sum_xl[k] / sum_l2[k], scale);
             best = choose(better, scale * sum_xl[k], best);
             chosen = choose(better, inverse[k], chosen);
@@ -354,20 +352,17 @@ LANES_INLINE bool q3_move(struct q3 *s, int i, vfloat x, vmask may_move, vfloat 
 {
     vfloat level = to_float(clamp_ints(round_even_ints(x * rest_l2 / rest_xl), -4, 3));
     vfloat xl = s->wx[i] * level, l2 = s->w[i] * level * level;
-    vmask better = may_move & less(splat(0), rest_xl) & ~equal(level, s->L[i]);
+    vmask better = may_move & ~equal(level, s->L[i]);
     rest_xl += xl;
     rest_l2 += l2;
     better &= less(splat(0), rest_l2) &
               less(s->sum_xl * s->sum_xl * rest_l2, rest_xl * rest_xl * s->sum_l2);
-    /* A branch, so that the next weight need not wait for this one's division. */
-    if (!any(better))
-        return false;
     s->L[i] = choose(better, level, s->L[i]);
     s->xl[i] = choose(better, xl, s->xl[i]);
     s->l2[i] = choose(better, l2, s->l2[i]);
     s->sum_xl = choose(better, rest_xl, s->sum_xl);
     s->sum_l2 = choose(better, rest_l2, s->sum_l2);
-    return true;
+    return any(better);
 }
 
 /* A group of 16. These levels are kept: nothing short of the whole descent would give them again. */
@@ -392,10 +387,11 @@ LANES_INLINE vfloat search_q3_lanes(const vfloat *x, vint *levels)
         bool moved = false;
         for (int i = 0; i < N; i++) {
             vfloat rest_xl = s.sum_xl - s.xl[i], rest_l2 = s.sum_l2 - s.l2[i];
-            /* Where the quotient x * rest_l2 / rest_xl is less than half a level away nothing
-             * moves. This tells so without a division, and not where it is uncertain. */
+            /* Where rest_xl is not positive (in half of all groups it never is), or where the
+             * quotient x * rest_l2 / rest_xl is less than half a level away, nothing moves. This
+             * tells so without a division, and not where it is uncertain. */
             vfloat distance = magnitude(x[i] * rest_l2 - s.L[i] * rest_xl);
-            vmask may_move = ~less(distance, 0.499f * rest_xl) & ~flat;
+            vmask may_move = less(splat(0), rest_xl) & ~less(distance, 0.499f * rest_xl);
             if (any(may_move) && q3_move(&s, i, x[i], may_move, rest_xl, rest_l2))
                 moved = true;
         }
