@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * A GGUF file: its header, its tensors, the model that recipes see and the keys that are handed
- * on.
+ * on; and as the folder that transformers would load, with a tokenizer made of the keys.
  */
 #include "codec/gguf_model.h"
+#include "codec/hf_gguf.h"
+#include "codec/hf_tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 
 static void use_value(const struct gguf_value *v)
@@ -50,6 +52,49 @@ static void use_as_model(const struct gguf_header *h, const struct tensor_list *
     }
 }
 
+/* There are no bytes behind the header. */
+static int read_values(void *context, const struct tensor *t, float *out, struct error *err)
+{
+    (void)context;
+    (void)err;
+    for (uint64_t i = 0; i < t->elements; i++)
+        out[i] = (float)(i % 7 + 1);
+    return 0;
+}
+
+static void use_as_folder(const struct gguf_header *h, const struct tensor_list *list)
+{
+    struct error err;
+    struct hf_model m;
+    const struct hf_values values = {.read = read_values};
+    if (hf_model_of_gguf(h, list, &values, &m, &err))
+        return;
+    for (int i = 0; i < HF_FORM_COUNT; i++) {
+        struct buffer header = {0};
+        char *config = hf_model_config(&m, &hf_forms[i]);
+        use_text(config);
+        free(config);
+        if (hf_model_put_header(&m, &hf_forms[i], &header, &err) == 0)
+            use_bytes(header.data, header.size);
+        buffer_free(&header);
+    }
+    hf_model_free(&m);
+}
+
+static void use_tokenizer(const struct gguf_header *h)
+{
+    struct error err;
+    char *text;
+    if (hf_tokenizer_json(h, &text, &err) == 0) {
+        use_text(text);
+        free(text);
+    }
+    if (hf_tokenizer_config(h, &text, &err) == 0) {
+        use_text(text);
+        free(text);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct error err;
@@ -58,14 +103,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (gguf_parse(data, size, &h, &err))
         return 0;
     use_header(&h);
+    use_tokenizer(&h);
     if (gguf_list_tensors(&h, size, 0, &list, &err) == 0) {
         use_tensors(&list, data, size);
         use_as_model(&h, &list);
     }
     tensor_list_free(&list);
     /* a sparse file can have any size */
-    if (gguf_list_tensors(&h, INT64_MAX, 0, &list, &err) == 0)
+    if (gguf_list_tensors(&h, INT64_MAX, 0, &list, &err) == 0) {
         use_as_model(&h, &list);
+        use_as_folder(&h, &list);
+    }
     tensor_list_free(&list);
     gguf_header_free(&h);
     return 0;

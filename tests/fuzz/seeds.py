@@ -163,12 +163,53 @@ def gguf_seeds():
         tensors.append(info(f"blk.{len(tensors) % 2}.{name}.weight", [256, 1], kind, len(data)))
         packed = bytes((i * 37 + 11) % 61 for i in range(256 // block * size))
         data += packed + bytes(-len(packed) % 32)
+    def texts(name, items):
+        return key(name, 9, array(8, len(items), b"".join(map(string, items))))
+
+    def real(name, v):
+        return key(name, 6, struct.pack("<f", v))
+
+    def vocabulary(model, tokens, types, *more):
+        return [key("tokenizer.ggml.model", 8, string(model)),
+                texts("tokenizer.ggml.tokens", tokens),
+                key("tokenizer.ggml.token_type", 9,
+                    array(5, len(types), struct.pack(f"<{len(types)}i", *types))), *more]
+
+    def floats_key(name, v):
+        return key(name, 9, array(6, len(v), struct.pack(f"<{len(v)}f", *v)))
+
+    pieces = ["<unk>", "<s>", "</s>", "<0x41>", "\u2581", "a", "b", "ab", "\u2581ab", "<u>"]
+    spm = vocabulary("llama", pieces, [2, 3, 3, 6, 1, 1, 1, 1, 1, 4],
+                     floats_key("tokenizer.ggml.scores", [0, 0, 0, 0, -1, -2, -3, -4, -5, 0]),
+                     u32("tokenizer.ggml.bos_token_id", 1), u32("tokenizer.ggml.eos_token_id", 2),
+                     u32("tokenizer.ggml.unknown_token_id", 0),
+                     key("tokenizer.ggml.add_eos_token", 7, b"\x01"),
+                     key("tokenizer.chat_template", 8, string("{{ x }}")))
+    bpe = vocabulary("gpt2", ["a", "b", "ab", "<|x|>", "[PAD4]"], [1, 1, 1, 3, 5],
+                     texts("tokenizer.ggml.merges", ["a b"]),
+                     key("tokenizer.ggml.pre", 8, string("llama-bpe")),
+                     u32("tokenizer.ggml.bos_token_id", 3),
+                     key("tokenizer.ggml.add_bos_token", 7, b"\x01"))
+    folder = [u32(f"llama.{name}", v) for name, v in (
+        ("context_length", 64), ("embedding_length", 32), ("feed_forward_length", 32))] + [
+        real("llama.rope.freq_base", 1e4), real("llama.attention.layer_norm_rms_epsilon", 1e-5)]
+    embedding = info("token_embd.weight", [32, 10], 0, 0)
+    attention = info("blk.0.attn_q.weight", [32, 32], 0, 1280)
     one = [info("token_embd.weight", [32, 2], 0, 0)]
     floats = struct.pack("<64f", *range(64))
     return {
         "valid": gguf(facts + values[:3], [info("token_embd.weight", [32, 2], 0, 0),
                                            info("blk.0.attn_v.weight", [32, 4, 1], 1, 256)],
                       floats + bytes(256)),
+        "vocabulary-llama": gguf(facts + folder + spm, [embedding, attention]),
+        "vocabulary-gpt2": gguf(facts + folder + bpe, [embedding, attention]),
+        "vocabulary-short": gguf(facts + vocabulary("llama", pieces, [1])),
+        "rope-factors": gguf(facts + folder + spm, [
+            embedding, info("rope_freqs.weight", [4], 0, 1280)]),
+        "experts": gguf(facts + folder + spm + [u32("llama.expert_count", 2)], [
+            embedding, info("blk.0.ffn_gate_exps.weight", [32, 32, 2], 0, 1280)]),
+        "experts-too-many": gguf(facts + folder + [u32("llama.expert_count", 2**31)], [
+            embedding, info("blk.0.ffn_gate_exps.weight", [32, 32, 2], 0, 1280)]),
         "every-value": gguf(facts + values),
         "every-type": gguf(facts, tensors, data),
         "version-2": gguf(facts, one, floats, version=2),
@@ -564,6 +605,25 @@ def model_seeds():
                                      generation_config_json=json.loads(
                                          (LLAMA / "generation_config.json").read_text())),
         "llama-style": files(**llama),
+        "card": files(**bpe, README_md="""---
+license: other
+license_name: some
+tags: [a, b]
+language: en
+base_model:
+- https://huggingface.co/org/Name-7B-Instruct-v0.1
+- other
+datasets:
+- org/data
+model-index:
+- name: x
+  results: [{y: 1}]
+author: "me & you"
+anchor: &a text
+alias: *a
+---
+# Name
+"""),
         "byte-level": files(**bpe, generation_config_json={"top_k": 20, "temperature": 0.7}),
         "templates": files(**bpe | {"tokenizer_config_json": {"chat_template": [
             {"name": "default", "template": "{{ d }}"}, {"name": "tool use", "template": "{{ t }}"},
