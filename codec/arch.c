@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/arch.h"
 
+#include "codec/affix.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,12 +184,6 @@ static const struct arch_name *find_name(const struct arch_name *names, const ch
             return names;
     }
     return NULL;
-}
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
 }
 
 /* Multimodal models keep the language model under a name of its own, which the converter cuts out

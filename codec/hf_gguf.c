@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/hf_gguf.h"
 
+#include "codec/affix.h"
 #include "codec/arch.h"
 #include "codec/rope.h"
 
@@ -363,12 +364,6 @@ static int make_config(struct source *s)
 }
 
 /* ---- tensors ---- */
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
 
 /* Tensors that stand for a part of the config. */
 static bool is_config(const char *name)

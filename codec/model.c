@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/model.h"
 
+#include "codec/affix.h"
 #include "codec/rope.h"
 #include "codec/scales.h"
 
@@ -39,12 +40,6 @@ static int add_rope_factors(struct model *m, const struct config *c, struct erro
 }
 
 /* ---- tensors ---- */
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
 
 static int set_shape(struct model_tensor *t, struct error *err)
 {

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/model_card.h"
 
+#include "codec/affix.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -312,11 +314,6 @@ static int put_license(const json_t *card, struct gguf_keys *keys)
     int rc = joined.failed ? -ENOMEM : 0;
     buffer_free(&joined);
     return rc;
-}
-
-static bool starts_with(const char *s, const char *head)
-{
-    return strncmp(s, head, strlen(head)) == 0;
 }
 
 /* ORG/NAME at the end of an address of Hugging Face; NULL for other addresses. */

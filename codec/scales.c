@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/scales.h"
 
+#include "codec/affix.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -19,12 +21,6 @@ static const struct method {
 };
 
 enum { METHOD_COUNT = sizeof methods / sizeof *methods };
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
 
 static int read_blocks(const json_t *size, struct scales *out, struct error *err)
 {

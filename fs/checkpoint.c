@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/checkpoint.h"
 
+#include "codec/affix.h"
 #include "codec/gguf_model.h"
 #include "codec/hf_model.h"
 #include "codec/safetensors.h"
@@ -18,12 +19,6 @@ enum {
     FILES_MAX = 100000,    /* of one checkpoint */
     JSON_MAX = 64 << 20,   /* config.json, an index */
 };
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
 
 /* path relative to the checkpoint, as one relative to the store */
 static char *store_path(const struct checkpoint *c, const char *path)

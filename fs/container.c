@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/container.h"
 
+#include "codec/affix.h"
 #include "codec/gguf_model.h"
 #include "codec/safetensors.h"
 #include "codec/torch.h"
@@ -16,12 +17,6 @@ enum {
     GGUF_FIRST_READ = 1 << 20,
     GGUF_HEADER_MAX = 1 << 30,
 };
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
 
 enum container_kind container_kind(const char *name)
 {

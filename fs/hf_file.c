@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/hf_file.h"
 
+#include "codec/affix.h"
 #include "codec/arch.h"
 #include "codec/hf_gguf.h"
 #include "codec/hf_tokenizer.h"
@@ -21,12 +22,6 @@ bool hf_offered(const struct checkpoint *c)
     return !*c->unreadable.text && !c->incomplete &&
            (c->file ? arch_by_gguf(c->architecture, strlen(c->architecture)) != NULL
                     : c->config.raw != NULL);
-}
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
 }
 
 /* Files of a checkpoint that go along: all that is small and no weights, in any framework's form. */

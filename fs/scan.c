@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/scan.h"
 
+#include "codec/affix.h"
 #include "codec/gguf.h"
 
 #include <dirent.h>
@@ -19,17 +20,6 @@ enum {
 };
 
 static const char repository_prefix[] = "models--";
-
-static bool starts_with(const char *s, const char *head)
-{
-    return strncmp(s, head, strlen(head)) == 0;
-}
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
 
 static const char *last_part(const char *path)
 {
