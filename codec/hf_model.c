@@ -10,12 +10,15 @@
 
 const struct hf_form hf_forms[HF_FORM_COUNT] = {
     {"bf16", FORMAT_BF16, "bfloat16"},
-    {"f16", FORMAT_F16, "float16"},
-    {"f32", FORMAT_F32, "float32"},
+    {"f16",  FORMAT_F16,  "float16" },
+    {"f32",  FORMAT_F32,  "float32" },
 };
 
 /* Elements lie at multiples of their size when wide ones come first; floats will have 2 or 4 bytes. */
-static int width(const struct hf_tensor *t) { return t->kept ? t->view.tensor->dtype->block_size : 3; }
+static int width(const struct hf_tensor *t)
+{
+    return t->kept ? t->view.tensor->dtype->block_size : 3;
+}
 
 static int by_width_and_name(const void *a, const void *b)
 {

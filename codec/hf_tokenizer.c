@@ -20,7 +20,10 @@ struct vocab {
 
 /* ---- reading ---- */
 
-static int out_of_memory(struct error *err) { return error_set(err, -ENOMEM, "out of memory"); }
+static int out_of_memory(struct error *err)
+{
+    return error_set(err, -ENOMEM, "out of memory");
+}
 
 static const struct gguf_value *find_array(const struct gguf_header *h, const char *key,
                                            enum gguf_type type)
@@ -123,7 +126,10 @@ static bool flag(const struct gguf_header *h, const char *key, bool otherwise)
 
 /* ---- what all models share ---- */
 
-static json_t *json_text(struct gguf_string s) { return json_stringn(s.data, s.size); }
+static json_t *json_text(struct gguf_string s)
+{
+    return json_stringn(s.data, s.size);
+}
 
 /* token -> id, without the fillers for ids that no token has. */
 static json_t *vocab_json(const struct vocab *v)
@@ -147,10 +153,10 @@ static json_t *added_json(const struct vocab *v)
         bool control = v->types[id] == PIECE_CONTROL || v->types[id] == PIECE_UNKNOWN;
         if (!control && v->types[id] != PIECE_USER_DEFINED)
             continue;
-        json_array_append_new(
-            added, json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content",
-                             json_text(v->tokens[id]), "single_word", 0, "lstrip", 0, "rstrip", 0,
-                             "normalized", 0, "special", control));
+        json_array_append_new(added, json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id",
+                                               (json_int_t)id, "content", json_text(v->tokens[id]),
+                                               "single_word", 0, "lstrip", 0, "rstrip", 0,
+                                               "normalized", 0, "special", control));
     }
     return added;
 }
@@ -170,8 +176,8 @@ static json_t *template_json(const struct gguf_header *h, const struct vocab *v,
 {
     struct gguf_string bos = {0}, eos = {0};
     uint32_t bos_id = 0, eos_id = 0;
-    bool with_bos = flag(h, "tokenizer.ggml.add_bos_token", bos_default) &&
-                    special(h, v, "bos", &bos, &bos_id);
+    bool with_bos =
+        flag(h, "tokenizer.ggml.add_bos_token", bos_default) && special(h, v, "bos", &bos, &bos_id);
     bool with_eos =
         flag(h, "tokenizer.ggml.add_eos_token", false) && special(h, v, "eos", &eos, &eos_id);
     if (!with_bos && !with_eos)
@@ -233,14 +239,14 @@ static int byte_level(const struct gguf_header *h, const struct vocab *v, json_t
     json_object_set_new(root, "pre_tokenizer", steps);
     json_object_set_new(root, "post_processor", template_json(h, v, false));
     json_object_set_new(root, "decoder",
-                        json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1,
-                                  "trim_offsets", 1, "use_regex", 1));
-    return json_object_set_new(
-        root, "model",
-        json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout",
-                  "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0,
-                  "byte_fallback", 0, "ignore_merges", whole, "vocab", vocab_json(v), "merges",
-                  given_merges(h)));
+                        json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space",
+                                  1, "trim_offsets", 1, "use_regex", 1));
+    return json_object_set_new(root, "model",
+                               json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:o}",
+                                         "type", "BPE", "dropout", "unk_token",
+                                         "continuing_subword_prefix", "end_of_word_suffix",
+                                         "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", whole,
+                                         "vocab", vocab_json(v), "merges", given_merges(h)));
 }
 
 /* ---- SentencePiece ---- */
@@ -354,8 +360,8 @@ static int sentencepiece(const struct gguf_header *h, const struct vocab *v, jso
     json_array_append_new(decoders, json_pack("{s:s}", "type", "ByteFallback"));
     json_array_append_new(decoders, json_pack("{s:s}", "type", "Fuse"));
     if (prefix)
-        json_array_append_new(decoders, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content",
-                                                  " ", "start", 1, "stop", 0));
+        json_array_append_new(decoders, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip",
+                                                  "content", " ", "start", 1, "stop", 0));
     json_object_set_new(root, "normalizer",
                         json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", normalizers));
     json_object_set_new(root, "pre_tokenizer", json_null());
@@ -413,7 +419,10 @@ int hf_tokenizer_config(const struct gguf_header *h, char **out, struct error *e
     static const struct {
         const char *role, *name;
     } roles[] = {
-        {"bos", "bos_token"}, {"eos", "eos_token"}, {"unknown", "unk_token"}, {"padding", "pad_token"},
+        {"bos",     "bos_token"},
+        {"eos",     "eos_token"},
+        {"unknown", "unk_token"},
+        {"padding", "pad_token"},
     };
     struct vocab v = {0};
     bool scored;
@@ -425,7 +434,8 @@ int hf_tokenizer_config(const struct gguf_header *h, char **out, struct error *e
     json_t *root = json_object();
     json_object_set_new(root, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
     json_object_set_new(root, "clean_up_tokenization_spaces", json_false());
-    json_object_set_new(root, "model_input_names", json_pack("[s, s]", "input_ids", "attention_mask"));
+    json_object_set_new(root, "model_input_names",
+                        json_pack("[s, s]", "input_ids", "attention_mask"));
     for (size_t i = 0; !rc && i < sizeof roles / sizeof *roles; i++)
         if (special(h, &v, roles[i].role, &text, &id))
             json_object_set_new(root, roles[i].name, json_text(text));

@@ -15,9 +15,11 @@ static const struct method {
     const char *weight, *scale; /* a weight's ending, and that of its scale in its place */
     const char *unused[3];      /* endings of what is only for activations */
 } methods[] = {
-    {"fp8", "weight", "weight_scale_inv", {".activation_scale", "_activation_scale", ".input_scale"}},
-    {"fp8", "weight", "qscale_weight", {".qscale_act", NULL, NULL}},
-    {"compressed-tensors", "weight", "weight_scale", {".input_scale", NULL, NULL}},
+    {"fp8",
+     "weight",                       "weight_scale_inv",
+     {".activation_scale", "_activation_scale", ".input_scale"}                      },
+    {"fp8",                "weight", "qscale_weight",    {".qscale_act", NULL, NULL} },
+    {"compressed-tensors", "weight", "weight_scale",     {".input_scale", NULL, NULL}},
 };
 
 enum { METHOD_COUNT = sizeof methods / sizeof *methods };
@@ -43,9 +45,9 @@ static int read_compressed(const json_t *quantization, struct scales *out, struc
     const json_t *weights = NULL;
     const char *name;
     json_t *group;
-    json_object_foreach((json_t *)groups, name, group)
-        weights = json_object_get(group, "weights");
-    if (!format || (strcmp(format, "float-quantized") != 0 && strcmp(format, "naive-quantized") != 0))
+    json_object_foreach((json_t *)groups, name, group) weights = json_object_get(group, "weights");
+    if (!format ||
+        (strcmp(format, "float-quantized") != 0 && strcmp(format, "naive-quantized") != 0))
         return error_set(err, -ENOTSUP, "quantization_config: format %.100s is not known",
                          format ? format : "(none)");
     if (json_object_size(groups) != 1)
@@ -143,8 +145,9 @@ int scales_apply(const struct scales *s, const struct tensor_list *tensors, stru
     for (uint32_t i = 0; !rc && i < view->stack_count; i++) {
         const struct tensor *weight = view->stack ? view->stack[i] : view->tensor;
         rc = find_scale(s, tensors, weight, &scales[i], err);
-        if (!rc && (scales[i]->dtype != scales[0]->dtype ||
-                    scales[i]->elements != scales[0]->elements || scales[i]->ndim != scales[0]->ndim))
+        if (!rc &&
+            (scales[i]->dtype != scales[0]->dtype || scales[i]->elements != scales[0]->elements ||
+             scales[i]->ndim != scales[0]->ndim))
             rc = error_set(err, -EINVAL, "tensor \"%s\": its scales are not like the others'",
                            weight->name);
     }

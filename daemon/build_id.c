@@ -10,7 +10,10 @@ struct search {
     size_t max, found;
 };
 
-static size_t align_4(size_t n) { return (n + 3) & ~(size_t)3; }
+static size_t align_4(size_t n)
+{
+    return (n + 3) & ~(size_t)3;
+}
 
 /* Looks through the notes of the first object, which is the program. */
 static int look(struct dl_phdr_info *info, size_t size, void *context)

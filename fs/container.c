@@ -24,9 +24,11 @@ enum container_kind container_kind(const char *name)
         const char *ending;
         enum container_kind kind;
     } endings[] = {
-        {".safetensors", CONTAINER_SAFETENSORS}, {".gguf", CONTAINER_GGUF},
-        {".bin", CONTAINER_TORCH},               {".pt", CONTAINER_TORCH},
-        {".pth", CONTAINER_TORCH},
+        {".safetensors", CONTAINER_SAFETENSORS},
+        {".gguf",        CONTAINER_GGUF       },
+        {".bin",         CONTAINER_TORCH      },
+        {".pt",          CONTAINER_TORCH      },
+        {".pth",         CONTAINER_TORCH      },
     };
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
         if (ends_with(name, endings[i].ending))
@@ -260,14 +262,17 @@ int container_list(struct source *s, enum container_kind kind, uint32_t file,
     struct container_gguf g;
     int rc;
     switch (kind) {
-    case CONTAINER_SAFETENSORS: return list_safetensors(s, file, list, err);
-    case CONTAINER_TORCH: return list_torch(s, file, list, err);
+    case CONTAINER_SAFETENSORS:
+        return list_safetensors(s, file, list, err);
+    case CONTAINER_TORCH:
+        return list_torch(s, file, list, err);
     case CONTAINER_GGUF:
         rc = container_read_gguf(s, &g, err);
         rc = rc ? rc : container_list_gguf(s, &g, file, list, err);
         container_free_gguf(&g);
         return rc;
-    case CONTAINER_NONE: break;
+    case CONTAINER_NONE:
+        break;
     }
     return error_set(err, -EINVAL, "%s: no file of weights", source_path(s));
 }

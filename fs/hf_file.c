@@ -207,16 +207,17 @@ static int add_made(struct checkpoint *c, const struct hf_form *form, uint32_t i
     else if (!rc && item == WEIGHTS)
         rc = add_weights(c, c->hf, form, image, err);
     else if (!rc)
-        image_add_bytes(image, c->hf_texts[item - TOKENIZER], 0, c->hf_texts[item - TOKENIZER]->size);
+        image_add_bytes(image, c->hf_texts[item - TOKENIZER], 0,
+                        c->hf_texts[item - TOKENIZER]->size);
     pthread_mutex_unlock(&c->lock);
     return rc;
 }
 
-int hf_file_get(struct checkpoint *c, const struct hf_form *form, uint32_t item,
-                struct image **out, struct error *err)
+int hf_file_get(struct checkpoint *c, const struct hf_form *form, uint32_t item, struct image **out,
+                struct error *err)
 {
     struct image *image = image_new();
-    int rc = !image             ? error_set(err, -ENOMEM, "out of memory")
+    int rc = !image              ? error_set(err, -ENOMEM, "out of memory")
              : item < MADE_COUNT ? add_made(c, form, item, image, err)
                                  : add_own_file(c, item - MADE_COUNT, image, err);
     if (!rc && image->failed)

@@ -268,8 +268,9 @@ static bool later(struct timespec a, struct timespec b)
 static char *repository_name(struct scanner *s, const char *folder)
 {
     const char *id = folder + strlen(repository_prefix), *dashes = strstr(id, "--");
-    char *name = dashes ? arena_printf(&s->scan->arena, "%.*s/%s", (int)(dashes - id), id, dashes + 2)
-                        : arena_strdup(&s->scan->arena, id);
+    char *name = dashes
+                     ? arena_printf(&s->scan->arena, "%.*s/%s", (int)(dashes - id), id, dashes + 2)
+                     : arena_strdup(&s->scan->arena, id);
     s->failed |= !name;
     return name;
 }
@@ -381,7 +382,8 @@ static void scan_folder(struct scanner *s, const char *path, const char *prefix,
         if (is_repository(own, &f)) {
             char *name = repository_name(s, own);
             size_t group = strlen(prefix) - strlen(own); /* with its slash, if there is a group */
-            char *full = name ? arena_printf(&s->scan->arena, "%.*s%s", (int)group, prefix, name) : NULL;
+            char *full =
+                name ? arena_printf(&s->scan->arena, "%.*s%s", (int)group, prefix, name) : NULL;
             s->failed |= !full;
             if (full)
                 scan_repository(s, path, full);
@@ -474,7 +476,8 @@ static void settle_names(struct scanner *s)
         const char *name = given[i].name;
         bool twin = i && strcmp(given[i - 1].name, name) == 0;
         size_t n = strlen(name);
-        for (size_t k = i + 1; !twin && k < scan->count && strncmp(given[k].name, name, n) == 0; k++)
+        for (size_t k = i + 1; !twin && k < scan->count && strncmp(given[k].name, name, n) == 0;
+             k++)
             twin = given[k].name[n] == '/';
         const char *unique = name;
         for (unsigned number = 2; twin && !s->failed; number++) {
@@ -552,7 +555,9 @@ int scan_open(const char *path, bool follow_links, struct scan_start *out, struc
 {
     struct stat st;
     char root[PATH_MAX];
-    *out = (struct scan_start){.root = {-1, follow_links}};
+    *out = (struct scan_start){
+        .root = {-1, follow_links}
+    };
     snprintf(root, sizeof root, "%s", path);
     if (stat(path, &st))
         return error_set(err, -errno, "%s: %s", path, strerror(errno));
@@ -591,5 +596,7 @@ void scan_close(struct scan_start *start)
     free(start->path);
     free(start->file);
     free(start->name);
-    *start = (struct scan_start){.root = {-1, false}};
+    *start = (struct scan_start){
+        .root = {-1, false}
+    };
 }

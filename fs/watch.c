@@ -68,4 +68,7 @@ bool watch_changed(struct watch *w)
     return changed;
 }
 
-bool watch_is_blind(const struct watch *w) { return w->blind; }
+bool watch_is_blind(const struct watch *w)
+{
+    return w->blind;
+}
