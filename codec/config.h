@@ -14,7 +14,8 @@
 
 struct config {
     json_t *raw;  /* the file */
-    json_t *full; /* with the class's defaults; the rope entries stay as the file has them */
+    json_t *full; /* with the class's defaults, the text_config of a multimodal one laid over the
+                     rest; the rope entries stay as the file has them */
 };
 
 /* Parses a config.json. -EINVAL with the place, or -ENOMEM. Free with config_free. */
@@ -30,13 +31,19 @@ int config_u32(const struct config *c, const char *name, uint32_t *out, struct e
 /* The width of an attention head: head_dim, else hidden_size / num_attention_heads. */
 int config_head_dim(const struct config *c, uint32_t *out, struct error *err);
 
-/* The class that the checkpoint is for (architectures[0]); NULL if not said. */
+/* hidden_size / num_attention_heads, whatever head_dim says. */
+int config_hidden_per_head(const struct config *c, uint32_t *out, struct error *err);
+
+/* The class that the language model is of (architectures[0]); NULL if not said. */
 const char *config_architecture(const struct config *c);
 
 /* The rope entries in one object, as the converter gathers them: rope_parameters or rope_scaling,
- * with what is missing taken from the top level; for a dict per layer type that of full attention.
- * A new reference, or NULL when memory is out. */
+ * with what is missing taken from the top level. Entries per layer type are objects of their own,
+ * full_attention and sliding_attention. A new reference, or NULL when memory is out. */
 json_t *config_rope(const struct config *c);
+
+/* Of these the entries that hold for layers with full attention; borrowed. */
+const json_t *config_rope_full(const json_t *rope);
 
 /* Parses JSON text of a file, as lenient as the converter about duplicate keys. */
 int json_parse(struct blob file, json_t **out, struct error *err);

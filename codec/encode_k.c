@@ -84,7 +84,7 @@ static void q2_k_plain(const float *x, void *out)
         y->scales[j] = max_scale > 0 ? (uint8_t)round_even(15.f / max_scale * scales[j]) : 0;
     for (int j = 0; j < 16; j++)
         if (max_min > 0)
-            y->scales[j] |= (uint8_t)(round_even(15.f / max_min * mins[j]) << 4);
+            y->scales[j] |= (uint8_t)((unsigned)round_even(15.f / max_min * mins[j]) << 4);
     y->d = max_scale > 0 ? f16_from_f32(max_scale / 15.f) : 0;
     y->dmin = max_min > 0 ? f16_from_f32(max_min / 15.f) : 0;
     q2_finish(x, L, y);

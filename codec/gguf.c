@@ -189,6 +189,26 @@ const struct gguf_value *gguf_find(const struct gguf_header *h, const char *key)
     return NULL;
 }
 
+bool gguf_find_number(const struct gguf_header *h, const char *key, double *out)
+{
+    struct gguf_string text;
+    const struct gguf_value *v = gguf_find(h, key);
+    if (!v || v->is_array || v->type == GGUF_STRING)
+        return false;
+    struct reader r = reader_make(v->data, v->size);
+    return gguf_next_element(&r, v->type, out, &text);
+}
+
+bool gguf_find_text(const struct gguf_header *h, const char *key, struct gguf_string *out)
+{
+    double number;
+    const struct gguf_value *v = gguf_find(h, key);
+    if (!v || v->is_array || v->type != GGUF_STRING)
+        return false;
+    struct reader r = reader_make(v->data, v->size);
+    return gguf_next_element(&r, GGUF_STRING, &number, out);
+}
+
 static int read_alignment(struct gguf_header *h, struct error *err)
 {
     const struct gguf_value *v = gguf_find(h, "general.alignment");
@@ -318,4 +338,28 @@ void gguf_header_free(struct gguf_header *h)
     free(h->keys);
     free(h->tensors);
     *h = (struct gguf_header){0};
+}
+
+/* Five decimal digits. */
+static bool read_split_number(const char *s, unsigned *out)
+{
+    if (strspn(s, "0123456789") < 5)
+        return false;
+    *out = 0;
+    for (int i = 0; i < 5; i++)
+        *out = *out * 10 + (unsigned)(s[i] - '0');
+    return true;
+}
+
+bool gguf_split_parse(const char *file, size_t *stem, unsigned *number, unsigned *count)
+{
+    static const char pattern[] = "-00001-of-00003.gguf";
+    size_t n = strlen(file), tail = sizeof pattern - 1;
+    const char *end = n > tail ? file + n - tail : NULL;
+    if (!end || *end != '-' || memcmp(end + 6, "-of-", 4) != 0 ||
+        memcmp(end + 15, ".gguf", 5) != 0 || !read_split_number(end + 1, number) ||
+        !read_split_number(end + 10, count) || *number < 1 || *number > *count)
+        return false;
+    *stem = n - tail;
+    return true;
 }

@@ -113,12 +113,18 @@ struct gguf_header {
 };
 
 /* Parses the header at the start of `size` bytes. Strings and values point into data. Keys and
- * tensor names are unique. Free with gguf_header_free. -ENODATA: the header runs past `size`, give more bytes (or the file is
- * truncated); -EINVAL: no valid GGUF; -ENOMEM. */
+ * tensor names are unique. Free with gguf_header_free. -ENODATA: the header runs past `size`, give
+ * more bytes (or the file is truncated); -EINVAL: no valid GGUF; -ENOMEM. */
 int gguf_parse(const uint8_t *data, size_t size, struct gguf_header *h, struct error *err);
 void gguf_header_free(struct gguf_header *h);
 
 const struct gguf_value *gguf_find(const struct gguf_header *h, const char *key);
+
+/* The number that a key has; false where it is missing, a text or an array. */
+bool gguf_find_number(const struct gguf_header *h, const char *key, double *out);
+
+/* The text that a key has; false where it is missing or something else. */
+bool gguf_find_text(const struct gguf_header *h, const char *key, struct gguf_string *out);
 
 /* Whether a string is this text. */
 bool gguf_string_is(struct gguf_string s, const char *text);
@@ -126,6 +132,10 @@ bool gguf_string_is(struct gguf_string s, const char *text);
 /* Steps over one element and describes it: numbers as a double, strings as bytes. */
 bool gguf_next_element(struct reader *r, enum gguf_type type, double *number,
                        struct gguf_string *string);
+
+/* The parts of a split file's name, "STEM-00001-of-00003.gguf": the length of the stem, which part
+ * it is (from 1) and of how many. False for other names. */
+bool gguf_split_parse(const char *file, size_t *stem, unsigned *number, unsigned *count);
 
 /* The name of a value type, or "?" */
 const char *gguf_type_name(enum gguf_type type);

@@ -84,16 +84,6 @@ static uint32_t arch_number(const struct gguf_header *h, struct gguf_string arch
                : 0;
 }
 
-static bool get_architecture(const struct gguf_header *h, struct gguf_string *out)
-{
-    const struct gguf_value *v = gguf_find(h, "general.architecture");
-    double number;
-    if (!v || v->is_array || v->type != GGUF_STRING)
-        return false;
-    struct reader r = reader_make(v->data, v->size);
-    return gguf_next_element(&r, GGUF_STRING, &number, out);
-}
-
 /* llama.cpp's model type 70B, which it tells from the number of layers. */
 static bool is_large(struct gguf_string arch, const struct recipe_facts *f, uint32_t layers)
 {
@@ -114,7 +104,7 @@ static int read_facts(const struct gguf_header *h, struct recipe_facts *f, struc
 {
     static const char *const own_mixes[] = {"falcon", "glm5-next"};
     struct gguf_string arch;
-    if (!get_architecture(h, &arch))
+    if (!gguf_find_text(h, "general.architecture", &arch))
         return error_set(err, -EINVAL, "general.architecture is missing");
     for (size_t i = 0; i < sizeof own_mixes / sizeof *own_mixes; i++)
         if (gguf_string_is(arch, own_mixes[i]))

@@ -11,8 +11,10 @@
 #include <utf8proc.h>
 
 enum {
-    PATTERN_MAX = 8192,     /* bytes of a regular expression */
-    MATCH_LIMIT = 10000000, /* steps of one match */
+    PATTERN_MAX = 4096, /* bytes of a regular expression */
+    PATTERN_COUNT = 16, /* of the regular expressions that a text goes through */
+    MATCH_LIMIT = 2000, /* steps of one match */
+    AROUND_MAX = 1000,  /* tokens that the post_processor adds */
 };
 
 /* A run of text: what is between added tokens, and what the pre_tokenizer cuts it into. */
@@ -24,6 +26,7 @@ struct piece {
 struct pieces {
     struct piece *items;
     size_t count, capacity;
+    bool mapped; /* to the byte alphabet */
 };
 
 /* A span of a piece that a pattern matches, or one between matches. */
@@ -42,6 +45,8 @@ struct encoder {
     const struct hf_vocab *vocab;
     const struct hf_token **added; /* the added tokens of the vocabulary */
     size_t added_count;
+    size_t patterns; /* that the text between two added tokens went through */
+    size_t around;   /* tokens that the post_processor added */
     struct bpe_merges merges;
     struct arena arena;
     struct token_ids *out;
@@ -142,11 +147,14 @@ static bool is_punctuation(uint32_t code)
     return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
 }
 
+/* \w: letters, letters in circles and squares, marks, digits, joiners. */
 static bool is_word(uint32_t code)
 {
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)code);
-    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_ME) || is_number(code) ||
-           c == UTF8PROC_CATEGORY_PC;
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) ||
+           c == UTF8PROC_CATEGORY_PC || code == 0x200c || code == 0x200d ||
+           (code >= 0x24b6 && code <= 0x24e9) || (code >= 0x1f130 && code <= 0x1f149) ||
+           (code >= 0x1f150 && code <= 0x1f169) || (code >= 0x1f170 && code <= 0x1f189);
 }
 
 static bool is_space(uint32_t code)
@@ -208,7 +216,7 @@ static int spans_by_regex(struct encoder *e, const struct piece *p, const pcre2_
         if (found == PCRE2_ERROR_NOMATCH)
             break;
         const PCRE2_SIZE *v = pcre2_get_ovector_pointer(data);
-        if (found < 0 || v[1] <= v[0]) {
+        if (found < 0 || v[0] < at || v[1] <= v[0]) {
             rc = error_set(e->err, -ENOTSUP, "a regular expression of the pre_tokenizer takes too "
                                              "long");
             break;
@@ -304,10 +312,14 @@ static int split_by_regex(struct encoder *e, const char *pattern, struct splitte
 {
     int code;
     PCRE2_SIZE where;
-    if (strlen(pattern) > PATTERN_MAX)
-        return error_set(e->err, -ENOTSUP, "a regular expression of the pre_tokenizer is too long");
+    if (strlen(pattern) > PATTERN_MAX || e->patterns++ == PATTERN_COUNT)
+        return error_set(e->err, -ENOTSUP, "the pre_tokenizer has a regular expression that is too "
+                                           "long, or too many of them");
+    /* groups that capture make every step slow, and are of no use here */
     by->regex = pcre2_compile((PCRE2_SPTR)for_pcre2(pattern), PCRE2_ZERO_TERMINATED,
-                              PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code, &where, NULL);
+                              PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C |
+                                  PCRE2_NO_AUTO_CAPTURE,
+                              &code, &where, NULL);
     if (!by->regex)
         return unknown(e, "the regular expression", pattern);
     by->context = pcre2_match_context_create(NULL);
@@ -321,8 +333,12 @@ static int split_by_regex(struct encoder *e, const char *pattern, struct splitte
 
 /* ---- the byte alphabet ---- */
 
+/* Once only: every time could double the text. */
 static int map_bytes(struct encoder *e, const struct pieces *in, struct pieces *out)
 {
+    if (out->mapped)
+        return unknown(e, "a second pre_tokenizer", "ByteLevel");
+    out->mapped = true;
     for (size_t i = 0; i < in->count; i++) {
         const struct piece *p = &in->items[i];
         char *mapped = arena_alloc(&e->arena, 2 * p->size + 1), *end = mapped;
@@ -416,7 +432,7 @@ static int pre_tokenize(struct encoder *e, const json_t *step, struct pieces *pi
     }
     if (!step || json_is_null(step))
         return 0;
-    struct pieces out = {0};
+    struct pieces out = {.mapped = pieces->mapped};
     rc = one_step(e, step, type, pieces, &out);
     free(pieces->items);
     *pieces = out;
@@ -567,40 +583,56 @@ static const struct hf_token *added_at(const struct encoder *e, bool normalized,
         size_t n = strlen(t->text);
         if (n <= *length || n > p->size - at || memcmp(p->text + at, t->text, n) != 0)
             continue;
-        unsigned l;
-        if (t->single_word && ((at && is_word(char_before(p->text, at))) ||
-                               (at + n < p->size &&
-                                is_word(char_at(p->text, p->size, at + n, &l)))))
-            continue;
         *length = n;
         found = t;
     }
     return found;
 }
 
+/* Whether a span has a letter or its like beside it. */
+static bool is_within_word(const struct piece *p, size_t start, size_t end)
+{
+    unsigned length;
+    return (start && is_word(char_before(p->text, start))) ||
+           (end < p->size && is_word(char_at(p->text, p->size, end, &length)));
+}
+
+/* Moves the ends of a span over white space, as its token asks for; not below floor. */
+static void strip(const struct piece *p, const struct hf_token *t, size_t floor, size_t *start,
+                  size_t *end)
+{
+    unsigned length;
+    if (t->lstrip && *start < floor)
+        *start = floor;
+    while (t->lstrip && *start > floor && is_space(char_before(p->text, *start)))
+        do
+            --*start;
+        while (*start > floor && ((uint8_t)p->text[*start] & 0xc0) == 0x80);
+    while (t->rstrip && *end < p->size && is_space(char_at(p->text, p->size, *end, &length)))
+        *end += length;
+}
+
 static int encode_plain(struct encoder *e, struct piece p, bool normalized);
 
-/* Cuts the added tokens of one kind out of a run of text and encodes what is between them. */
+/* Cuts the added tokens of one kind out of a run of text and encodes what is between them. A token
+ * is looked for behind the one found before, even where that has taken the white space there; what
+ * is left of it may be nothing. */
 static int encode_run(struct encoder *e, struct piece p, bool normalized)
 {
-    size_t gap = 0, length;
+    size_t gap = 0, at = 0, length;
     int rc = 0;
-    for (size_t at = 0; !rc && at < p.size; at++) {
+    while (!rc && at < p.size) {
         const struct hf_token *t = added_at(e, normalized, &p, at, &length);
-        if (!t)
-            continue;
         size_t start = at, end = at + length;
-        unsigned l;
-        while (t->lstrip && start > gap && is_space(char_before(p.text, start)))
-            do
-                start--;
-            while (start > gap && ((uint8_t)p.text[start] & 0xc0) == 0x80);
-        while (t->rstrip && end < p.size && is_space(char_at(p.text, p.size, end, &l)))
-            end += l;
-        rc = encode_plain(e, (struct piece){p.text + gap, start - gap}, normalized);
-        rc = rc ? rc : add_id(e, (uint32_t)(t - e->vocab->tokens));
+        at = t ? end : at + 1;
+        if (!t || (t->single_word && is_within_word(&p, start, end)))
+            continue;
+        strip(&p, t, gap, &start, &end);
+        if (gap < start)
+            rc = encode_plain(e, (struct piece){p.text + gap, start - gap}, normalized);
+        if (!rc && start < end)
+            rc = add_id(e, (uint32_t)(t - e->vocab->tokens));
         gap = end;
-        at = end - 1;
     }
     return rc ? rc : encode_plain(e, (struct piece){p.text + gap, p.size - gap}, normalized);
 }
@@ -616,6 +648,7 @@ static int encode_plain(struct encoder *e, struct piece p, bool normalized)
         return rc ? rc : encode_run(e, p, true);
     }
     struct pieces pieces = {0};
+    e->patterns = 0;
     int rc = add_piece(e, &pieces, p.text, p.size);
     rc = rc ? rc : pre_tokenize(e, json_object_get(e->tokenizer, "pre_tokenizer"), &pieces);
     for (size_t i = 0; !rc && i < pieces.count; i++)
@@ -633,6 +666,8 @@ static int put_around(struct encoder *e, const json_t *ids, bool front)
     json_t *id;
     json_array_foreach(ids, i, id)
     {
+        if (e->around++ == AROUND_MAX)
+            return error_set(e->err, -ENOTSUP, "the post_processor adds too many tokens");
         int rc = add_id(e, 0);
         if (rc)
             return rc;
@@ -700,8 +735,8 @@ static int post_process(struct encoder *e, const json_t *p)
     return rc ? rc : put_pair(e, json_object_get(p, "sep"), false);
 }
 
-int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const int64_t wrap[2],
-              const char *text, size_t n, struct token_ids *out, struct error *err)
+int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const char *text, size_t n,
+              struct token_ids *out, struct error *err)
 {
     struct encoder e = {.tokenizer = tokenizer,
                         .model = json_object_get(tokenizer, "model"),
@@ -712,12 +747,12 @@ int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const int64_t w
     int rc = check_model(&e);
     rc = rc ? rc : load_merges(&e);
     rc = rc ? rc : gather_added(&e);
-    if (!rc && wrap && wrap[0] >= 0)
-        rc = add_id(&e, (uint32_t)wrap[0]);
+    if (!rc && v->wraps && v->wrap[0] >= 0)
+        rc = add_id(&e, (uint32_t)v->wrap[0]);
     rc = rc ? rc : encode_run(&e, (struct piece){text, n}, false);
-    if (!rc && wrap && wrap[1] >= 0)
-        rc = add_id(&e, (uint32_t)wrap[1]);
-    if (!rc && !wrap)
+    if (!rc && v->wraps && v->wrap[1] >= 0)
+        rc = add_id(&e, (uint32_t)v->wrap[1]);
+    if (!rc && !v->wraps)
         rc = post_process(&e, json_object_get(tokenizer, "post_processor"));
     bpe_merges_free(&e.merges);
     arena_free(&e.arena);

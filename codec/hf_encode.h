@@ -5,8 +5,9 @@
  * alphabet and joined by BPE; the post_processor puts special tokens around it.
  *
  * What is known: normalizers NFC, NFD, NFKC, NFKD and sequences of them; pre_tokenizers Split,
- * ByteLevel, Digits, Punctuation and sequences; BPE models; post_processors TemplateProcessing,
- * RobertaProcessing, BertProcessing, ByteLevel and sequences. Everything else is refused by name.
+ * ByteLevel (once), Digits, Punctuation and sequences; BPE models; post_processors
+ * TemplateProcessing, RobertaProcessing, BertProcessing, ByteLevel and sequences. Everything else
+ * is refused by name, and so is what would take long: the work is bounded whatever the file says.
  */
 #ifndef CODEC_HF_ENCODE_H
 #define CODEC_HF_ENCODE_H
@@ -23,10 +24,9 @@ struct token_ids {
     size_t count, capacity;
 };
 
-/* Encodes n bytes of valid UTF-8. v: the tokenizer's vocabulary. wrap: the ids of a bos and an eos
- * token that stand around the text in place of what the post_processor says, -1 for none; or NULL.
- * -ENOTSUP with what is not known. Free out->ids. */
-int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const int64_t wrap[2],
-              const char *text, size_t n, struct token_ids *out, struct error *err);
+/* Encodes n bytes of valid UTF-8. v: the tokenizer's vocabulary. -ENOTSUP with what is not known.
+ * Free out->ids. */
+int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const char *text, size_t n,
+              struct token_ids *out, struct error *err);
 
 #endif

@@ -10,48 +10,74 @@ static const char *const attributes[] = {"bos_token", "eos_token", "unk_token", 
                                          "pad_token", "cls_token", "mask_token"};
 enum { ATTRIBUTE_COUNT = sizeof attributes / sizeof *attributes };
 
+/* Whether a class puts tokens around a text itself, and which if the config does not say. */
+enum wrap { WRAP_NEVER, WRAP_PLAIN, WRAP_BOS };
+
 /* What a tokenizer class sets where tokenizer_config.json says nothing; chosen by the class's name
  * or, where no class is named, by the model's type. */
-static const struct {
-    const char *class_name, *model_types[2];
+static const struct class {
+    const char *class_name, *model_types[6];
     const char *defaults[ATTRIBUTE_COUNT];
+    enum wrap wrap;
 } classes[] = {
-    {"LlamaTokenizer", {"llama", "mistral"}, {"<s>", "</s>", "<unk>"}},
-    {"Qwen2Tokenizer", {"qwen2", NULL}, {NULL, "<|endoftext|>", "<|endoftext|>", NULL,
-                                         "<|endoftext|>"}},
-    {"GPT2Tokenizer", {NULL, NULL}, {"<|endoftext|>", "<|endoftext|>", "<|endoftext|>"}},
+    {"LlamaTokenizer",
+     {"llama", "mistral", "mixtral", "phi3"},
+     {"<s>", "</s>", "<unk>"},
+     WRAP_BOS},
+    {"CodeLlamaTokenizer", {NULL}, {"<s>", "</s>", "<unk>"}, WRAP_BOS},
+    {"GemmaTokenizer",
+     {"gemma2", "gemma3", "gemma3_text"},
+     {"<bos>", "<eos>", "<unk>", NULL, "<pad>"},
+     WRAP_BOS},
+    {"CohereTokenizer", {NULL}, {"<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<UNK>"}, WRAP_BOS},
+    {"GPTNeoXTokenizer",
+     {"olmo2"},
+     {"<|endoftext|>", "<|endoftext|>", "<|endoftext|>"},
+     WRAP_PLAIN},
+    {"GPT2Tokenizer",
+     {"granite", "olmo3"},
+     {"<|endoftext|>", "<|endoftext|>", "<|endoftext|>"},
+     WRAP_NEVER},
+    {"Qwen2Tokenizer",
+     {"qwen2", "qwen3", "qwen3_moe"},
+     {NULL, "<|endoftext|>", "<|endoftext|>", NULL, "<|endoftext|>"},
+     WRAP_NEVER},
 };
 
-static int by_text(const void *a, const void *b, void *tokens)
-{
-    const struct hf_token *t = tokens;
-    return strcmp(t[*(const uint32_t *)a].text, t[*(const uint32_t *)b].text);
-}
-
-/* Finds ids by text: the ids of the tokens that were there when it was made, sorted by text; those
- * added since are searched one by one. */
+/* Finds ids by text: the model's own vocabulary tells those of its tokens, a second object those of
+ * the others. A token that was replaced is not found under its old text. */
 struct index {
-    uint32_t *ids;
-    size_t count;
+    const json_t *base;
+    json_t *others;
 };
 
 static int64_t find_text(const struct hf_vocab *v, const struct index *index, const char *text)
 {
-    size_t lo = 0, hi = index->count;
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-        int order = strcmp(v->tokens[index->ids[mid]].text, text);
-        if (order == 0)
-            return index->ids[mid];
-        if (order < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
+    const json_t *const maps[] = {index->base, index->others};
+    for (int i = 0; i < 2; i++) {
+        const json_t *id = json_object_get(maps[i], text);
+        if (id && strcmp(v->tokens[json_integer_value(id)].text, text) == 0)
+            return json_integer_value(id);
     }
-    for (size_t id = v->base; id < v->count; id++)
-        if (v->tokens[id].text && strcmp(v->tokens[id].text, text) == 0)
-            return (int64_t)id;
     return -1;
+}
+
+/* Of tokens with one text the first counts. */
+static int index_token(const struct hf_vocab *v, const struct index *index, size_t id)
+{
+    const char *text = v->tokens[id].text;
+    return find_text(v, index, text) >= 0
+               ? 0
+               : json_object_set_new_nocheck(index->others, text, json_integer((json_int_t)id));
+}
+
+/* The tokens that were added to the model's. */
+static int index_added(const struct hf_vocab *v, const struct index *index)
+{
+    for (size_t id = 0; id < v->count; id++)
+        if (v->tokens[id].added && index_token(v, index, id))
+            return -ENOMEM;
+    return 0;
 }
 
 static int get_id(const json_t *id, size_t *out)
@@ -95,18 +121,6 @@ static int load_base(struct hf_vocab *v, size_t *capacity, const json_t *vocab, 
         t->text = text;
     }
     v->base = json_object_size(vocab);
-    return 0;
-}
-
-static int make_index(struct hf_vocab *v, struct index *index)
-{
-    index->ids = reallocarray(NULL, v->count + 1, sizeof *index->ids);
-    if (!index->ids)
-        return -ENOMEM;
-    for (size_t id = 0; id < v->count; id++)
-        if (v->tokens[id].text)
-            index->ids[index->count++] = (uint32_t)id;
-    qsort_r(index->ids, index->count, sizeof *index->ids, by_text, v->tokens);
     return 0;
 }
 
@@ -156,7 +170,7 @@ static int append(struct hf_vocab *v, size_t *capacity, const struct index *inde
         return error_set(err, -ENOMEM, "too many tokens");
     *t = (struct hf_token){
         .text = text, .added = true, .special = special, .normalized = normalized};
-    return 0;
+    return index_token(v, index, (size_t)id) ? error_set(err, -ENOMEM, "out of memory") : 0;
 }
 
 static int by_number(const void *a, const void *b)
@@ -194,23 +208,37 @@ static int append_decoder(struct hf_vocab *v, size_t *capacity, const struct ind
     return rc;
 }
 
-static const char *const *class_defaults(const json_t *tokenizer_config, const char *model_type)
+static const struct class *find_class(const json_t *tokenizer_config, const char *model_type)
 {
+    static const struct class none;
     const char *name = json_string_value(json_object_get(tokenizer_config, "tokenizer_class"));
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
         size_t n = strlen(classes[i].class_name);
         if (name) {
             if (strncmp(name, classes[i].class_name, n) == 0 &&
                 (name[n] == '\0' || strcmp(name + n, "Fast") == 0))
-                return classes[i].defaults;
+                return &classes[i];
             continue;
         }
-        for (int k = 0; model_type && k < 2; k++)
-            if (classes[i].model_types[k] && strcmp(model_type, classes[i].model_types[k]) == 0)
-                return classes[i].defaults;
+        for (const char *const *type = classes[i].model_types; model_type && *type; type++)
+            if (strcmp(model_type, *type) == 0)
+                return &classes[i];
     }
-    static const char *const none[ATTRIBUTE_COUNT];
-    return none;
+    return &none;
+}
+
+/* The text of a special token: special_tokens_map.json counts only beside configs from before
+ * added_tokens_decoder. NULL for none. */
+static const char *attribute_text(const json_t *config, const json_t *map, int attribute,
+                                  const struct class *c)
+{
+    const json_t *token = NULL;
+    if (!json_object_get(config, "added_tokens_decoder"))
+        token = json_object_get(map, attributes[attribute]);
+    if (!token)
+        token = json_object_get(config, attributes[attribute]);
+    const char *text = token ? token_text(token) : c->defaults[attribute];
+    return text && *text ? text : NULL;
 }
 
 static int append_special(struct hf_vocab *v, size_t *capacity, const struct index *index,
@@ -224,22 +252,17 @@ static int append_special(struct hf_vocab *v, size_t *capacity, const struct ind
 }
 
 static int append_attributes(struct hf_vocab *v, size_t *capacity, const struct index *index,
-                             const json_t *config, const json_t *map, const char *model_type,
+                             const json_t *config, const json_t *map, const struct class *c,
                              struct error *err)
 {
-    /* special_tokens_map.json counts only beside configs from before added_tokens_decoder. */
-    if (json_object_get(config, "added_tokens_decoder"))
-        map = NULL;
-    const char *const *defaults = class_defaults(config, model_type);
     for (int i = 0; i < ATTRIBUTE_COUNT; i++) {
-        const json_t *token = json_object_get(map, attributes[i]);
-        if (!token)
-            token = json_object_get(config, attributes[i]);
-        const char *text = token ? token_text(token) : defaults[i];
-        int rc = text && *text ? append_special(v, capacity, index, text, err) : 0;
+        const char *text = attribute_text(config, map, i, c);
+        int rc = text ? append_special(v, capacity, index, text, err) : 0;
         if (rc)
             return rc;
     }
+    if (json_object_get(config, "added_tokens_decoder"))
+        map = NULL;
     const json_t *const lists[] = {json_object_get(config, "additional_special_tokens"),
                                    json_object_get(map, "additional_special_tokens")};
     for (int l = 0; l < 2; l++) {
@@ -256,32 +279,50 @@ static int append_attributes(struct hf_vocab *v, size_t *capacity, const struct 
     return 0;
 }
 
+/* add_bos_token and add_eos_token; a flag that is absent is the class's. */
+static void set_wrap(struct hf_vocab *v, const struct index *index, const json_t *config,
+                     const json_t *map, const struct class *c)
+{
+    static const char *const flags[2] = {"add_bos_token", "add_eos_token"};
+    v->wraps = c->wrap != WRAP_NEVER;
+    for (int i = 0; i < 2; i++) { /* as the first two attributes */
+        const json_t *flag = json_object_get(config, flags[i]);
+        bool add = flag ? json_is_true(flag) : i == 0 && c->wrap == WRAP_BOS;
+        const char *text = add ? attribute_text(config, map, i, c) : NULL;
+        v->wrap[i] = text ? find_text(v, index, text) : -1;
+    }
+}
+
 int hf_vocab_load(const json_t *tokenizer, const json_t *tokenizer_config,
                   const json_t *special_tokens_map, const char *model_type, struct hf_vocab *v,
                   struct error *err)
 {
     *v = (struct hf_vocab){0};
-    struct index index = {0};
     size_t capacity = 0;
     const json_t *vocab = json_object_get(json_object_get(tokenizer, "model"), "vocab");
     if (!json_object_size(vocab))
         return error_set(err, -EINVAL, "tokenizer.json: model.vocab is missing");
-    int rc = load_base(v, &capacity, vocab, err);
-    if (!rc && make_index(v, &index))
-        rc = error_set(err, -ENOMEM, "out of memory");
+    struct index index = {vocab, json_object()};
+    int rc = index.others ? load_base(v, &capacity, vocab, err)
+                          : error_set(err, -ENOMEM, "out of memory");
     rc = rc ? rc : load_added(v, &capacity, json_object_get(tokenizer, "added_tokens"), err);
+    if (!rc && index_added(v, &index))
+        rc = error_set(err, -ENOMEM, "out of memory");
     if (rc) {
         error_prefix(err, rc, "tokenizer.json");
     } else {
+        const struct class *c = find_class(tokenizer_config, model_type);
         rc = append_decoder(v, &capacity, &index,
                             json_object_get(tokenizer_config, "added_tokens_decoder"), err);
         rc = rc ? rc
-                : append_attributes(v, &capacity, &index, tokenizer_config, special_tokens_map,
-                                    model_type, err);
+                : append_attributes(v, &capacity, &index, tokenizer_config, special_tokens_map, c,
+                                    err);
         if (rc)
             error_prefix(err, rc, "tokenizer_config.json");
+        else
+            set_wrap(v, &index, tokenizer_config, special_tokens_map, c);
     }
-    free(index.ids);
+    json_decref(index.others);
     if (rc)
         hf_vocab_free(v);
     return rc;

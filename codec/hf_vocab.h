@@ -30,6 +30,9 @@ struct hf_vocab {
     struct hf_token *tokens; /* by id */
     size_t count;            /* the highest id + 1 */
     size_t base;             /* tokens of the model alone */
+    bool wraps;              /* the tokenizer's class puts tokens of its own around a text, in place
+                                of what tokenizer.json says: */
+    int64_t wrap[2];         /* the ids of a bos and an eos token, -1 for none */
 };
 
 /* tokenizer_config and special_tokens_map may be NULL. The texts are borrowed from all three. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/imatrix.h"
 
+#include "codec/gguf.h"
+
 #include <errno.h>
 #include <math.h>
 
@@ -46,7 +48,6 @@ static int read_entry(struct reader *r, struct imatrix *m, struct imatrix_entry 
     }
     e->weights = weights;
     e->count = (size_t)count;
-    e->position = m->count;
     return 0;
 }
 
@@ -68,42 +69,176 @@ static void sort_entries(struct imatrix *m)
     m->count = kept;
 }
 
-static int parse(struct reader *r, struct imatrix *m, struct error *err)
+/* The next entry, zeroed, at m->entries[m->count]; NULL when memory is out. */
+static struct imatrix_entry *next_entry(struct imatrix *m, size_t *capacity)
+{
+    if (m->count == *capacity) {
+        *capacity = *capacity ? 2 * *capacity : 64;
+        struct imatrix_entry *grown = reallocarray(m->entries, *capacity, sizeof *grown);
+        if (!grown)
+            return NULL;
+        m->entries = grown;
+    }
+    m->entries[m->count] = (struct imatrix_entry){.position = m->count};
+    return &m->entries[m->count];
+}
+
+static int parse_legacy(struct reader *r, struct imatrix *m, struct error *err)
 {
     int32_t count, size;
-    if (reader_left(r) >= 4 && memcmp(r->pos, "GGUF", 4) == 0)
-        return error_set(err, -ENOTSUP,
-                         "this importance matrix is a GGUF file; only the .dat layout is read "
-                         "(llama-imatrix --output-format dat)");
     if (!read_i32(r, &count) || count < 1)
         return error_set(err, -EINVAL, "no entries: not an importance matrix");
     size_t capacity = 0;
     for (int32_t i = 0; i < count; i++) {
-        if (m->count == capacity) {
-            capacity = capacity ? 2 * capacity : 64;
-            struct imatrix_entry *grown = reallocarray(m->entries, capacity, sizeof *grown);
-            if (!grown)
-                return error_set(err, -ENOMEM, "out of memory");
-            m->entries = grown;
-        }
-        int rc = read_entry(r, m, &m->entries[m->count], err);
+        struct imatrix_entry *e = next_entry(m, &capacity);
+        int rc = e ? read_entry(r, m, e, err) : error_set(err, -ENOMEM, "out of memory");
         if (rc)
             return rc;
         m->count++;
     }
     if (read_i32(r, &m->chunks) && read_i32(r, &size) && size > 0)
         read_text(r, size, &m->arena, &m->dataset);
-    sort_entries(m);
     return 0;
+}
+
+/* ---- GGUF ---- */
+
+static const char sums_suffix[] = ".in_sum2", counts_suffix[] = ".counts";
+
+/* A tensor of floats: where they lie and how many there are. */
+static int get_floats(const struct gguf_tensor_info *t, struct blob file, const uint8_t **out,
+                      uint64_t *count, struct error *err)
+{
+    uint64_t bytes = sizeof(float);
+    *count = 1;
+    for (uint32_t d = 0; d < t->ndim; d++)
+        if (__builtin_mul_overflow(*count, t->ne[d], count))
+            *count = UINT64_MAX;
+    if (t->ggml_type != formats[FORMAT_F32].ggml_type || !*count ||
+        __builtin_mul_overflow(*count, bytes, &bytes) || t->offset > file.size ||
+        bytes > file.size - t->offset)
+        return error_set(err, -EINVAL, "tensor %.*s is not F32, is empty or is cut short",
+                         (int)(t->name.size < 100 ? t->name.size : 100), t->name.data);
+    *out = (const uint8_t *)file.data + t->offset;
+    return 0;
+}
+
+static bool has_suffix(struct gguf_string s, const char *suffix, size_t *stem)
+{
+    size_t n = strlen(suffix);
+    *stem = s.size - n;
+    return s.size > n && memcmp(s.data + *stem, suffix, n) == 0;
+}
+
+static const struct gguf_tensor_info *find_counts(const struct gguf_header *h,
+                                                  struct gguf_string sums, size_t stem)
+{
+    size_t other;
+    for (size_t i = 0; i < h->tensor_count; i++)
+        if (has_suffix(h->tensors[i].name, counts_suffix, &other) && other == stem &&
+            memcmp(h->tensors[i].name.data, sums.data, stem) == 0)
+            return &h->tensors[i];
+    return NULL;
+}
+
+static int read_sums(const struct gguf_header *h, const struct gguf_tensor_info *sums, size_t stem,
+                     struct blob file, struct imatrix *m, struct imatrix_entry *e,
+                     struct error *err)
+{
+    const uint8_t *values = NULL, *calls = NULL;
+    uint64_t count, slices;
+    const struct gguf_tensor_info *counts = find_counts(h, sums->name, stem);
+    e->name = arena_strndup(&m->arena, sums->name.data, stem);
+    if (!e->name)
+        return error_set(err, -ENOMEM, "out of memory");
+    if (!counts)
+        return error_set(err, -EINVAL, "entry %.100s has no counts", e->name);
+    int rc = get_floats(sums, file, &values, &count, err);
+    rc = rc ? rc : get_floats(counts, file, &calls, &slices, err);
+    if (rc)
+        return rc;
+    float *weights = arena_array(&m->arena, (size_t)count, sizeof *weights);
+    if (!weights)
+        return error_set(err, -ENOMEM, "out of memory");
+    if (count % slices)
+        return error_set(err, -EINVAL, "entry %.100s: its sums cannot be divided among its counts",
+                         e->name);
+    memcpy(weights, values, (size_t)count * sizeof *weights);
+    for (uint64_t i = 0; i < count; i++) {
+        float n;
+        memcpy(&n, calls + i / (count / slices) * sizeof n, sizeof n);
+        n = fabsf(n) < 0x1p62f ? (float)lroundf(n) : NAN;
+        weights[i] = n == 0 ? 1 : weights[i] / n;
+        if (!isfinite(weights[i]))
+            return error_set(err, -EINVAL, "entry %.100s: weight %llu is not finite", e->name,
+                             (unsigned long long)i);
+    }
+    e->weights = weights;
+    e->count = (size_t)count;
+    return 0;
+}
+
+/* The first dataset that is named, if any. */
+static int read_dataset(const struct gguf_value *v, struct imatrix *m, struct error *err)
+{
+    struct gguf_string first;
+    double number;
+    struct reader r = reader_make(v->data, v->size);
+    if (!v->is_array || v->type != GGUF_STRING)
+        return error_set(err, -EINVAL, "imatrix.datasets is no list of texts");
+    if (v->count && gguf_next_element(&r, GGUF_STRING, &number, &first)) {
+        m->dataset = arena_strndup(&m->arena, first.data, first.size);
+        if (!m->dataset)
+            return error_set(err, -ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
+static int read_header(const struct gguf_header *h, struct blob file, struct imatrix *m,
+                       struct error *err)
+{
+    const struct gguf_value *datasets = gguf_find(h, "imatrix.datasets"),
+                            *chunks = gguf_find(h, "imatrix.chunk_count");
+    if (!datasets || !chunks || chunks->is_array || chunks->type != GGUF_U32 ||
+        !gguf_find(h, "imatrix.chunk_size"))
+        return error_set(err, -EINVAL, "a GGUF file, but not of an importance matrix");
+    memcpy(&m->chunks, chunks->data, sizeof m->chunks);
+    int rc = read_dataset(datasets, m, err);
+    size_t capacity = 0, stem;
+    for (size_t i = 0; !rc && i < h->tensor_count; i++) {
+        if (!has_suffix(h->tensors[i].name, sums_suffix, &stem))
+            continue;
+        struct imatrix_entry *e = next_entry(m, &capacity);
+        rc = e ? read_sums(h, &h->tensors[i], stem, file, m, e, err)
+               : error_set(err, -ENOMEM, "out of memory");
+        m->count += !rc;
+    }
+    if (!rc && !m->count)
+        rc = error_set(err, -EINVAL, "no entries: not an importance matrix");
+    return rc;
+}
+
+static int parse_gguf(struct blob file, struct imatrix *m, struct error *err)
+{
+    struct gguf_header h;
+    int rc = gguf_parse(file.data, file.size, &h, err);
+    if (rc)
+        return rc == -ENODATA ? -EINVAL : rc;
+    rc = read_header(&h, file, m, err);
+    gguf_header_free(&h);
+    return rc;
 }
 
 int imatrix_parse(struct blob file, struct imatrix *m, struct error *err)
 {
     struct reader r = reader_make(file.data, file.size);
     *m = (struct imatrix){0};
-    int rc = parse(&r, m, err);
+    int rc = file.size >= 4 && memcmp(file.data, "GGUF", 4) == 0 ? parse_gguf(file, m, err)
+                                                                 : parse_legacy(&r, m, err);
     if (rc)
         imatrix_free(m);
+    else
+        sort_entries(m);
     return rc;
 }
 

@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: MIT
  *
  * Importance matrices: how much each input column of a matrix matters, as llama-imatrix collects
- * it. The legacy .dat layout: i32 entry count; per entry i32 name length, name, i32 calls, i32
- * value count, f32 values; then, optional, i32 chunk count, i32 length and name of the dataset.
- * The weight that encoders use is value / calls.
+ * it, in either of its layouts.
+ *
+ * The legacy one (.dat): i32 entry count; per entry i32 name length, name, i32 calls, i32 value
+ * count, f32 values; then, optional, i32 chunk count, i32 length and name of the dataset. The
+ * weight that encoders use is value / calls.
+ *
+ * GGUF: keys imatrix.datasets, .chunk_count, .chunk_size; per entry two F32 tensors, NAME.in_sum2 of
+ * sums and NAME.counts, one count for each equal slice of the sums (an expert's columns). The weight
+ * is sum / count, and 1 in a slice that was never used.
  */
 #ifndef CODEC_IMATRIX_H
 #define CODEC_IMATRIX_H
@@ -27,8 +33,8 @@ struct imatrix {
     struct arena arena;
 };
 
-/* Parses a file. -EINVAL (with the place; also for weights that are not finite), -ENOTSUP for the
- * GGUF layout, or -ENOMEM. Free with imatrix_free. */
+/* Parses a file. -EINVAL (with the place; also for weights that are not finite) or -ENOMEM. Free
+ * with imatrix_free. */
 int imatrix_parse(struct blob file, struct imatrix *m, struct error *err);
 void imatrix_free(struct imatrix *m);
 

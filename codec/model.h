@@ -39,6 +39,8 @@ struct model_files {
     /* *out: the file's bytes, valid as long as the keys are being made; data NULL if there is no
      * such file. Returns 0 or an error. */
     int (*get)(void *context, const char *name, struct blob *out, struct error *err);
+    /* Takes a sentence about something that had to be guessed; NULL: nobody listens. */
+    void (*warn)(void *context, const char *sentence);
     void *context;
 };
 

@@ -6,12 +6,15 @@
  */
 #include "codec/model.h"
 
+#include "codec/model_card.h"
 #include "codec/model_name.h"
+#include "codec/rope.h"
 #include "codec/tokenizer.h"
 
 #include <errno.h>
-#include <math.h>
+#include <inttypes.h>
 #include <stdio.h>
+#include <strings.h>
 
 /* ---- values ---- */
 
@@ -43,11 +46,11 @@ struct field_key {
 };
 
 static int put_fields(struct gguf_keys *keys, const char *prefix, const json_t *object,
-                      const struct field_key *table, size_t count, struct error *err)
+                      const struct field_key *table, size_t count, bool zeros, struct error *err)
 {
     for (size_t i = 0; i < count; i++) {
         const json_t *v = config_first(object, table[i].fields);
-        if (!v || json_is_null(v))
+        if (!v || json_is_null(v) || (!zeros && json_is_number(v) && json_number_value(v) == 0))
             continue;
         char key[128];
         snprintf(key, sizeof key, "%s.%s", prefix, table[i].key);
@@ -59,7 +62,11 @@ static int put_fields(struct gguf_keys *keys, const char *prefix, const json_t *
 }
 
 #define PUT_FIELDS(keys, prefix, object, table, err)                                               \
-    put_fields(keys, prefix, object, table, sizeof table / sizeof *table, err)
+    put_fields(keys, prefix, object, table, sizeof table / sizeof *table, true, err)
+
+/* The same, but a field that is 0 is passed over. */
+#define PUT_NONZERO_FIELDS(keys, prefix, object, table, err)                                       \
+    put_fields(keys, prefix, object, table, sizeof table / sizeof *table, false, err)
 
 /* ---- general.* ---- */
 
@@ -94,39 +101,113 @@ static int put_sampling_keys(const struct model_files *files, struct gguf_keys *
 
 static void put_if(struct gguf_keys *keys, const char *key, const char *value)
 {
-    if (value)
+    if (value && *value)
         gguf_put_string(keys, key, value);
 }
 
-/* The name in the config, unless it is some path, goes before that of the folder. */
-static int put_name_keys(const struct model *m, const struct config *c, const char *folder,
-                         struct gguf_keys *keys, struct error *err)
+/* Of a model with experts: their number, and what a model with one of them would have. */
+static const char *size_label(const struct model *m, struct arena *arena)
 {
-    struct arena arena = {0};
-    struct model_name name = {0}, from;
-    int rc = 0;
+    uint64_t experts = 0, one = 0;
+    for (size_t i = 0; i < m->count; i++) {
+        const uint64_t *ne = m->tensors[i].ne;
+        bool stacked = strstr(m->tensors[i].name, "_exps.") != NULL;
+        one += ne[0] * ne[1] * (stacked ? 1 : ne[2] * ne[3]);
+        experts = stacked ? ne[2] : experts;
+    }
+    const char *label = model_name_size_label(one, arena);
+    return label && experts ? arena_printf(arena, "%" PRIu64 "x%s", experts, label) : label;
+}
+
+/* What is told by the model card, else by the name in the config, unless that is some path, else by
+ * the name of the folder. */
+static int find_name(const struct model *m, const json_t *card, const struct config *c,
+                     const char *folder, struct arena *arena, struct model_name *name)
+{
+    struct model_name from;
+    *name = (struct model_name){0};
+    model_card_name(card, name);
     const char *id = json_string_value(json_object_get(c->raw, "_name_or_path"));
     const char *slash = id ? strchr(id, '/') : NULL;
     if (id && !(slash && strchr(slash + 1, '/'))) {
-        rc = model_name_parse(id, m->parameters, &arena, &from);
-        if (!rc)
-            model_name_merge(&name, &from);
+        if (model_name_parse(id, m->parameters, arena, &from))
+            return -ENOMEM;
+        model_name_merge(name, &from);
     }
-    if (!rc)
-        rc = model_name_parse(folder, m->parameters, &arena, &from);
+    if (model_name_parse(folder, m->parameters, arena, &from))
+        return -ENOMEM;
+    model_name_merge(name, &from);
+    if (!name->size_label)
+        name->size_label = size_label(m, arena);
+    return name->size_label ? 0 : -ENOMEM;
+}
+
+static int put_name_keys(const struct model *m, const json_t *card, const struct config *c,
+                         const char *folder, struct gguf_keys *keys, struct error *err)
+{
+    struct arena arena = {0};
+    struct model_name name;
+    int rc = find_name(m, card, c, folder, &arena, &name);
     if (!rc) {
-        model_name_merge(&name, &from);
-        if (!name.size_label)
-            name.size_label = model_name_size_label(m->parameters, &arena);
         put_if(keys, "general.name", name.name);
+        model_card_put_author(card, keys);
         put_if(keys, "general.version", name.version);
         put_if(keys, "general.organization", name.organization);
         put_if(keys, "general.finetune", name.finetune);
         put_if(keys, "general.basename", name.basename);
+        model_card_put_description(card, keys);
         put_if(keys, "general.size_label", name.size_label);
+        rc = model_card_put_rest(card, m->parameters, keys);
     }
     arena_free(&arena);
     return rc ? error_set(err, rc, "out of memory") : 0;
+}
+
+/* Whether a text, of any case, names one of Qwen3's rerankers. */
+static bool names_reranker(const char *s, size_t n, const char *mark)
+{
+    static const char *const names[] = {"qwen3-reranker", "qwen3-vl-reranker"};
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+            size_t before = strlen(mark), length = before + strlen(names[k]);
+            if (n - i >= length && strncmp(s + i, mark, before) == 0 &&
+                strncasecmp(s + i + before, names[k], length - before) == 0)
+                return true;
+        }
+    return false;
+}
+
+/* The converter makes other tensors of a Qwen3 that ranks, which it knows by name or title. */
+static int refuse_reranker(const struct model *m, const struct config *c, const char *folder,
+                           const struct model_files *files, struct error *err)
+{
+    struct blob readme;
+    const char *hints[] = {folder, json_string_value(json_object_get(c->full, "_name_or_path")),
+                           json_string_value(json_object_get(c->full, "model_type"))};
+    if (strcmp(m->arch->gguf, "qwen3") != 0)
+        return 0;
+    int rc = files->get(files->context, "README.md", &readme, err);
+    bool found = !rc && readme.data && names_reranker(readme.data, readme.size, "# ");
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
+        found |= hints[i] && names_reranker(hints[i], strlen(hints[i]), "");
+    return found ? error_set(err, -ENOTSUP, "Qwen3 models that rank are not known") : rc;
+}
+
+/* A card that cannot be read is passed over; the converter would give up. */
+static int load_card(const struct model_files *files, json_t **card, struct error *err)
+{
+    struct blob readme;
+    *card = NULL;
+    int rc = files->get(files->context, "README.md", &readme, err);
+    if (rc || !readme.data)
+        return rc;
+    rc = model_card_parse(readme, card, err);
+    if (rc != -EINVAL)
+        return rc;
+    error_prefix(err, rc, "the model card is passed over: README.md");
+    if (files->warn)
+        files->warn(files->context, err->text);
+    return 0;
 }
 
 /* ---- <arch>.* ---- */
@@ -155,6 +236,18 @@ static const struct field_key rope_keys[] = {
     {"rope.freq_base", GGUF_F32, {"rope_theta"}},
 };
 
+static const struct field_key rope_swa_keys[] = {
+    {"rope.freq_base_swa", GGUF_F32, {"rope_theta"}},
+};
+
+static const struct field_key expert_keys[] = {
+    {"expert_count", GGUF_U32, {"num_local_experts", "num_experts"}},
+    {"expert_used_count", GGUF_U32,
+     {"num_experts_per_tok", "num_experts_per_token", "top_k_experts"}},
+    {"expert_group_count", GGUF_U32, {"n_group"}},
+    {"expert_group_used_count", GGUF_U32, {"topk_group"}},
+};
+
 static const struct field_key norm_keys[] = {
     {"attention.layer_norm_rms_epsilon", GGUF_F32, {"rms_norm_eps", "norm_eps"}},
     {"attention.layer_norm_epsilon", GGUF_F32,
@@ -166,12 +259,65 @@ static const struct field_key head_keys[] = {
     {"attention.value_length", GGUF_U32, {"head_dim"}},
 };
 
-static int put_rope_keys(const char *arch, const struct config *c, struct gguf_keys *keys,
-                         struct error *err)
+/* What some architectures write behind the common keys. */
+
+static const struct field_key granite_keys[] = {
+    {"attention.scale", GGUF_F32, {"attention_multiplier"}},
+    {"embedding_scale", GGUF_F32, {"embedding_multiplier"}},
+    {"residual_scale", GGUF_F32, {"residual_multiplier"}},
+    {"logit_scale", GGUF_F32, {"logits_scaling"}},
+};
+
+static const struct field_key qwen3moe_keys[] = {
+    {"expert_feed_forward_length", GGUF_U32, {"moe_intermediate_size"}},
+    {"expert_shared_feed_forward_length", GGUF_U32, {"shared_expert_intermediate_size"}},
+};
+
+static const struct field_key gemma3_keys[] = {
+    {"final_logit_softcapping", GGUF_F32, {"final_logit_softcapping"}},
+};
+
+static const struct field_key window_keys[] = {
+    {"attention.sliding_window", GGUF_U32, {"sliding_window"}},
+};
+
+/* And what others write in their place. */
+
+static const struct field_key gemma2_keys[] = {
+    {"context_length", GGUF_U32, {"max_position_embeddings"}},
+    {"embedding_length", GGUF_U32, {"hidden_size"}},
+    {"block_count", GGUF_U32, {"num_hidden_layers"}},
+    {"feed_forward_length", GGUF_U32, {"intermediate_size"}},
+    {"attention.head_count", GGUF_U32, {"num_attention_heads"}},
+    {"attention.head_count_kv", GGUF_U32, {"num_key_value_heads"}},
+    {"attention.layer_norm_rms_epsilon", GGUF_F32, {"rms_norm_eps"}},
+    {"attention.key_length", GGUF_U32, {"head_dim"}},
+    {"attention.value_length", GGUF_U32, {"head_dim"}},
+    {"attn_logit_softcapping", GGUF_F32, {"attn_logit_softcapping"}},
+    {"final_logit_softcapping", GGUF_F32, {"final_logit_softcapping"}},
+    {"attention.sliding_window", GGUF_U32, {"sliding_window"}},
+};
+
+static const struct field_key phi3_context_keys[] = {
+    {"context_length", GGUF_U32, {"n_positions", "max_position_embeddings"}},
+};
+
+static const struct field_key phi3_rope_keys[] = {
+    {"rope.scaling.original_context_length", GGUF_U32, {"original_max_position_embeddings"}},
+};
+
+static const struct field_key phi3_size_keys[] = {
+    {"embedding_length", GGUF_U32, {"hidden_size", "n_embd"}},
+    {"feed_forward_length", GGUF_U32, {"intermediate_size"}},
+    {"block_count", GGUF_U32, {"num_hidden_layers"}},
+    {"attention.head_count", GGUF_U32, {"num_attention_heads", "n_head"}},
+    {"attention.head_count_kv", GGUF_U32, {"num_key_value_heads", "n_head_kv"}},
+    {"attention.layer_norm_rms_epsilon", GGUF_F32, {"rms_norm_eps"}},
+};
+
+static int put_scaling_keys(const char *arch, const json_t *rope, struct gguf_keys *keys,
+                            struct error *err)
 {
-    json_t *rope = config_rope(c);
-    if (!rope)
-        return error_set(err, -ENOMEM, "out of memory");
     const char *type = json_string_value(json_object_get(rope, "rope_type"));
     const json_t *factor = json_object_get(rope, "factor");
     bool scaled = factor && !json_is_null(factor);
@@ -190,9 +336,18 @@ static int put_rope_keys(const char *arch, const struct config *c, struct gguf_k
     } else if (type && (strcmp(type, "su") == 0 || strcmp(type, "longrope") == 0)) {
         gguf_put_string(keys, key, "longrope");
     }
-    rc = rc ? rc : PUT_FIELDS(keys, arch, rope, rope_keys, err);
-    json_decref(rope);
     return rc;
+}
+
+static int put_rope_keys(const char *arch, const json_t *rope, struct gguf_keys *keys,
+                         struct error *err)
+{
+    const json_t *full = config_rope_full(rope);
+    int rc = put_scaling_keys(arch, full, keys, err);
+    rc = rc ? rc : PUT_FIELDS(keys, arch, full, rope_keys, err);
+    return rc ? rc
+              : PUT_FIELDS(keys, arch, json_object_get(rope, "sliding_attention"), rope_swa_keys,
+                           err);
 }
 
 /* sentence-transformers' pooling, which makes an embedding model of it. */
@@ -256,25 +411,26 @@ static int put_pooling_key(const char *arch, const struct model_files *files,
 }
 
 /* vocab_size and rope.dimension_count */
-static int put_vocab_size_keys(const char *arch, const struct config *c, struct gguf_keys *keys,
-                               struct error *err)
+static int put_vocab_size_keys(const struct arch *arch, const struct config *c,
+                               struct gguf_keys *keys, struct error *err)
 {
     uint32_t vocab, dim;
     char key[64];
     int rc = config_u32(c, "vocab_size", &vocab, err);
-    rc = rc ? rc : config_head_dim(c, &dim, err);
+    if (!rc)
+        rc = arch->no_head_dim ? config_hidden_per_head(c, &dim, err)
+                               : config_head_dim(c, &dim, err);
     if (rc)
         return rc;
-    snprintf(key, sizeof key, "%s.vocab_size", arch);
+    snprintf(key, sizeof key, "%s.vocab_size", arch->gguf);
     gguf_put_u32(keys, key, vocab);
-    snprintf(key, sizeof key, "%s.rope.dimension_count", arch);
+    snprintf(key, sizeof key, "%s.rope.dimension_count", arch->gguf);
     gguf_put_u32(keys, key, dim);
     return 0;
 }
 
-static int put_arch_keys(const struct model *m, const struct config *c,
-                         const struct model_files *files, struct gguf_keys *keys,
-                         struct error *err)
+static int put_common_keys(const struct model *m, const struct config *c, const json_t *rope,
+                           struct gguf_keys *keys, struct error *err)
 {
     const char *arch = m->arch->gguf;
     char key[64];
@@ -285,27 +441,137 @@ static int put_arch_keys(const struct model *m, const struct config *c,
         snprintf(key, sizeof key, "%s.attention.causal", arch);
         gguf_put_bool(keys, key, false);
     }
-    rc = rc ? rc : put_rope_keys(arch, c, keys, err);
+    rc = rc ? rc : put_rope_keys(arch, rope, keys, err);
     rc = rc ? rc : PUT_FIELDS(keys, arch, c->full, norm_keys, err);
-    rc = rc ? rc : PUT_FIELDS(keys, arch, c->full, head_keys, err);
+    rc = rc ? rc : PUT_FIELDS(keys, arch, c->full, expert_keys, err);
+    if (!rc && !m->arch->no_head_dim)
+        rc = PUT_FIELDS(keys, arch, c->full, head_keys, err);
+    return rc;
+}
+
+/* The factor of attention comes before everything else: the converter sets it when it makes the
+ * tensors of factors. */
+static int put_attn_factor(const struct model *m, const struct config *c, struct gguf_keys *keys,
+                           struct error *err)
+{
+    double factor;
+    char key[64];
+    bool factors = false;
+    for (size_t i = 0; i < m->count; i++)
+        factors |= strcmp(m->tensors[i].name, "rope_factors_long.weight") == 0;
+    int rc = factors ? rope_attn_factor(c, &factor, err) : 0;
+    if (rc || !factors)
+        return rc ? error_prefix(err, rc, "config.json") : 0;
+    snprintf(key, sizeof key, "%s.rope.scaling.attn_factor", m->arch->gguf);
+    gguf_put_f32(keys, key, (float)factor);
+    return 0;
+}
+
+static int put_phi3_keys(const struct model *m, const struct config *c, const json_t *rope,
+                         struct gguf_keys *keys, struct error *err)
+{
+    const char *arch = m->arch->gguf;
+    uint32_t dim;
+    char key[64];
+    int rc = PUT_FIELDS(keys, arch, c->full, phi3_context_keys, err);
+    rc = rc ? rc : PUT_FIELDS(keys, arch, rope, phi3_rope_keys, err);
+    rc = rc ? rc : PUT_FIELDS(keys, arch, c->full, phi3_size_keys, err);
+    rc = rc ? rc : rope_dimensions(c, &dim, err);
     if (rc)
-        return error_prefix(err, rc, "config.json");
-    if (m->arch->pooling)
-        rc = put_pooling_key(arch, files, keys, err);
-    if (!rc && m->arch->vocab_size_key) {
-        rc = put_vocab_size_keys(arch, c, keys, err);
-        rc = rc ? error_prefix(err, rc, "config.json") : 0;
+        return rc;
+    snprintf(key, sizeof key, "%s.rope.dimension_count", arch);
+    gguf_put_u32(keys, key, dim);
+    rc = PUT_FIELDS(keys, arch, config_rope_full(rope), rope_keys, err);
+    const json_t *window = json_object_get(c->full, "sliding_window");
+    if (rc || (window && !json_is_null(window)))
+        return rc ? rc : PUT_FIELDS(keys, arch, c->full, window_keys, err);
+    snprintf(key, sizeof key, "%s.attention.sliding_window", arch);
+    gguf_put_u32(keys, key, 0); /* tells phi-4 from phi-3 */
+    return 0;
+}
+
+/* Which layers look through a window: those that the config says, or three of four. */
+static int put_window_pattern(const struct model *m, const struct config *c,
+                              struct gguf_keys *keys, struct error *err)
+{
+    const json_t *types = json_object_get(c->full, "layer_types");
+    char key[64];
+    if (!json_object_get(c->full, "sliding_window"))
+        return 0;
+    if (json_is_null(types))
+        types = NULL;
+    if (types && json_array_size(types) != m->facts.layers)
+        return error_set(err, -EINVAL, "there are %zu layer_types for %" PRIu32 " layers",
+                         json_array_size(types), m->facts.layers);
+    int rc = PUT_FIELDS(keys, m->arch->gguf, c->full, window_keys, err);
+    snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", m->arch->gguf);
+    gguf_put_array(keys, key, GGUF_BOOL, m->facts.layers);
+    for (uint32_t i = 0; i < m->facts.layers; i++) {
+        const char *type = json_string_value(json_array_get(types, i));
+        uint8_t window = types ? type && strcmp(type, "sliding_attention") == 0 : (i + 1) % 4 != 0;
+        buffer_add(&keys->bytes, &window, sizeof window);
     }
     return rc;
+}
+
+/* Behind the common keys and what follows from flags of the architecture. */
+static int put_more_keys(const struct model *m, const struct config *c, struct gguf_keys *keys,
+                         struct error *err)
+{
+    const char *arch = m->arch->gguf;
+    switch (m->arch->keys) {
+    case KEYS_GRANITE: return PUT_NONZERO_FIELDS(keys, arch, c->full, granite_keys, err);
+    case KEYS_OLMO2: return put_window_pattern(m, c, keys, err);
+    case KEYS_QWEN3MOE: return PUT_FIELDS(keys, arch, c->full, qwen3moe_keys, err);
+    case KEYS_GEMMA3: {
+        int rc = PUT_NONZERO_FIELDS(keys, arch, c->full, gemma3_keys, err);
+        const json_t *pattern = json_object_get(c->full, "sliding_window_pattern");
+        bool windows = json_integer_value(pattern) != 1;
+        return rc || !windows ? rc : PUT_FIELDS(keys, arch, c->full, window_keys, err);
+    }
+    default: return 0;
+    }
+}
+
+static int put_config_keys(const struct model *m, const struct config *c, const json_t *rope,
+                           struct gguf_keys *keys, struct error *err)
+{
+    if (m->arch->keys == KEYS_GEMMA2)
+        return PUT_FIELDS(keys, m->arch->gguf, c->full, gemma2_keys, err);
+    if (m->arch->keys == KEYS_PHI3)
+        return put_phi3_keys(m, c, rope, keys, err);
+    int rc = put_common_keys(m, c, rope, keys, err);
+    if (!rc && m->arch->vocab_size_key)
+        rc = put_vocab_size_keys(m->arch, c, keys, err);
+    return rc ? rc : put_more_keys(m, c, keys, err);
+}
+
+static int put_arch_keys(const struct model *m, const struct config *c,
+                         const struct model_files *files, struct gguf_keys *keys,
+                         struct error *err)
+{
+    json_t *rope = config_rope(c);
+    if (!rope)
+        return error_set(err, -ENOMEM, "out of memory");
+    int rc = put_config_keys(m, c, rope, keys, err);
+    json_decref(rope);
+    if (rc)
+        return error_prefix(err, rc, "config.json");
+    return m->arch->pooling ? put_pooling_key(m->arch->gguf, files, keys, err) : 0;
 }
 
 int model_put_keys(const struct model *m, const struct config *config, const char *folder,
                    const struct model_files *files, struct gguf_keys *keys, struct error *err)
 {
+    json_t *card = NULL;
+    int rc = refuse_reranker(m, config, folder, files, err);
+    rc = rc ? rc : load_card(files, &card, err);
     gguf_put_string(keys, "general.architecture", m->arch->gguf);
+    rc = rc ? rc : put_attn_factor(m, config, keys, err);
     gguf_put_string(keys, "general.type", "model");
-    int rc = put_sampling_keys(files, keys, err);
-    rc = rc ? rc : put_name_keys(m, config, folder, keys, err);
+    rc = rc ? rc : put_sampling_keys(files, keys, err);
+    rc = rc ? rc : put_name_keys(m, card, config, folder, keys, err);
+    json_decref(card);
     rc = rc ? rc : put_arch_keys(m, config, files, keys, err);
     rc = rc ? rc : tokenizer_put_keys(m->arch, config, files, keys, err);
     if (!rc && keys->bytes.failed)

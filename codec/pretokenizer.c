@@ -201,3 +201,98 @@ int pretokenizer_name(const json_t *tokenizer, size_t vocab_size, const char **n
     buffer_free(&chain);
     return rc;
 }
+
+/* ---- the way back ---- */
+
+/* What a chain does not tell: names that share another's, normalizers, and who takes tokens whole. */
+static const struct {
+    const char *pre, *chain_of; /* NULL: its own */
+    const char *normalizer;
+    bool whole;
+} traits[] = {
+    {"llama3", "llama-bpe", NULL, true},     {"llama-v3", "llama-bpe", NULL, true},
+    {"llama-bpe", NULL, NULL, true},         {"smaug-bpe", NULL, NULL, true},
+    {"glm4", NULL, NULL, true},              {"tekken", NULL, NULL, true},
+    {"qwen2", NULL, "NFC", false},           {"deepseek-r1-qwen", NULL, "NFC", false},
+    {"qwen35", NULL, "NFC", false},          {"olmo", NULL, "NFC", false},
+    {"modern-bert", NULL, "NFC", false},     {"command-r", NULL, "NFC", false},
+    {"exaone", NULL, "NFKC", false},         {"minimax-m2", NULL, "NFC", false},
+    {"starcoder", "smollm", NULL, false},    {"f2llmv2", "qwen2", "NFC", false},
+    {"jina-v5-nano", "llama-bpe", NULL, true},
+};
+
+enum { TRAIT_COUNT = sizeof traits / sizeof *traits };
+
+static bool is_name(const char *name, const char *pre, size_t n)
+{
+    return strlen(name) == n && memcmp(name, pre, n) == 0;
+}
+
+/* Where a step of a chain ends: at the space that another step, or nothing, follows. */
+static const char *step_end(const char *chain)
+{
+    static const char *const starts[] = {"S(", "Sr(", "B0 ", "B1 ", "D0 ", "D1 ", "P("};
+    for (const char *space = strchr(chain, ' '); space; space = strchr(space + 1, ' ')) {
+        if (!space[1])
+            return space;
+        for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
+            if (strncmp(space + 1, starts[i], strlen(starts[i])) == 0)
+                return space;
+    }
+    return chain + strlen(chain);
+}
+
+/* One step of a chain, of n bytes. */
+static json_t *step_json(const char *step, size_t n)
+{
+    const char *open = memchr(step, '(', n);
+    if (*step == 'B')
+        return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0,
+                         "trim_offsets", 1, "use_regex", step[1] == '1');
+    if (*step == 'D')
+        return json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", step[1] == '1');
+    json_t *inside = json_stringn(open + 1, n - (size_t)(open + 1 - step) - 1);
+    if (*step == 'P')
+        return json_pack("{s:s, s:o}", "type", "Punctuation", "behavior", inside);
+    bool removed = step[1] == 'r';
+    return json_pack("{s:s, s:{s:o}, s:s, s:b}", "type", "Split", "pattern", "Regex", inside,
+                     "behavior", removed ? "Removed" : "Isolated", "invert", removed);
+}
+
+static json_t *chain_json(const char *chain)
+{
+    json_t *steps = json_array();
+    while (*chain) {
+        const char *end = step_end(chain);
+        json_array_append_new(steps, step_json(chain, (size_t)(end - chain)));
+        chain = *end ? end + 1 : end;
+    }
+    return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", steps);
+}
+
+int pretokenizer_steps(const char *pre, size_t n, json_t **steps, const char **normalizer,
+                       bool *whole, struct error *err)
+{
+    const char *chain = NULL, *given = pre;
+    size_t size = n;
+    *normalizer = NULL;
+    *whole = false;
+    for (int i = 0; i < TRAIT_COUNT; i++) {
+        if (!is_name(traits[i].pre, given, size))
+            continue;
+        *normalizer = traits[i].normalizer;
+        *whole = traits[i].whole;
+        if (traits[i].chain_of) {
+            pre = traits[i].chain_of;
+            n = strlen(pre);
+        }
+    }
+    for (size_t i = 0; !chain && i < sizeof rows / sizeof *rows; i++)
+        if (is_name(rows[i].name, pre, n))
+            chain = rows[i].chain;
+    if (!chain || strstr(chain, "LETTERS"))
+        return error_set(err, -ENOTSUP, "tokenizer.ggml.pre \"%.*s\" is not known", (int)size,
+                         given);
+    *steps = chain_json(chain);
+    return *steps ? 0 : error_set(err, -ENOMEM, "out of memory");
+}

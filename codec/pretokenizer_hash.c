@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/pretokenizer_hash.h"
 
+#include "codec/bytes.h"
 #include "codec/hf_encode.h"
 
 #include <errno.h>
@@ -119,35 +120,36 @@ static const struct {
     {"youtu", "9d70134b369a70e5735009b6de918f7581b5211f7c074d1f89f753aea8248af1"},
 };
 
-/* "[1, 2, 3]", to be freed. */
-static char *list_text(const struct token_ids *ids)
+/* "[1, 2, 3]" */
+static void add_list(struct buffer *b, const struct token_ids *ids)
 {
-    char *text = malloc(12 * ids->count + 3), *end = text;
-    if (!text)
-        return NULL;
-    *end++ = '[';
-    for (size_t i = 0; i < ids->count; i++)
-        end += sprintf(end, "%s%u", i ? ", " : "", ids->ids[i]);
-    strcpy(end, "]");
-    return text;
+    char number[16];
+    for (size_t i = 0; i < ids->count; i++) {
+        int n = snprintf(number, sizeof number, "%s%u", i ? ", " : "[", ids->ids[i]);
+        buffer_add(b, number, (size_t)n);
+    }
+    buffer_add(b, ids->count ? "]" : "[]", ids->count ? 1 : 2);
 }
 
-int pretokenizer_hash_name(const json_t *tokenizer, const struct hf_vocab *v,
-                           const int64_t wrap[2], const char **name, struct error *err)
+int pretokenizer_hash_name(const json_t *tokenizer, const struct hf_vocab *v, const char **name,
+                           struct error *err)
 {
     struct token_ids ids;
+    struct buffer text = {0};
     uint8_t digest[crypto_hash_sha256_BYTES];
     char hash[2 * sizeof digest + 1];
     *name = NULL;
-    int rc = hf_encode(tokenizer, v, wrap, check_text, sizeof check_text - 1, &ids, err);
+    int rc = hf_encode(tokenizer, v, check_text, sizeof check_text - 1, &ids, err);
     if (rc)
         return rc == -ENOTSUP ? 0 : rc;
-    char *text = list_text(&ids);
+    add_list(&text, &ids);
     free(ids.ids);
-    if (!text)
-        return error_set(err, -ENOMEM, "out of memory");
-    crypto_hash_sha256(digest, (const uint8_t *)text, strlen(text));
-    free(text);
+    if (!text.failed)
+        crypto_hash_sha256(digest, text.data, text.size);
+    rc = text.failed ? error_set(err, -ENOMEM, "out of memory") : 0;
+    buffer_free(&text);
+    if (rc)
+        return rc;
     sodium_bin2hex(hash, sizeof hash, digest, sizeof digest);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(known[i].hash, hash) == 0)

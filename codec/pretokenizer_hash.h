@@ -10,9 +10,8 @@
 #include "codec/hf_vocab.h"
 
 /* *name becomes a constant string, or NULL where the hash is unknown or the tokenizer is of a kind
- * that cannot be run here. wrap: as for hf_encode. Fails only on damaged files and for want of
- * memory. */
-int pretokenizer_hash_name(const json_t *tokenizer, const struct hf_vocab *v,
-                           const int64_t wrap[2], const char **name, struct error *err);
+ * that cannot be run here. Fails only on damaged files and for want of memory. */
+int pretokenizer_hash_name(const json_t *tokenizer, const struct hf_vocab *v, const char **name,
+                           struct error *err);
 
 #endif

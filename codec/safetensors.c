@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/safetensors.h"
 
-#include "codec/bytes.h"
-
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -124,8 +121,8 @@ static int parse_header(json_t *header, uint64_t data_size, uint64_t data_start,
             return rc;
         t->file = file;
     }
-    struct tensor *items = list->items + first;
     size_t count = list->count - first;
+    struct tensor *items = count ? list->items + first : NULL;
     if (count)
         qsort(items, count, sizeof *items, by_offset);
     uint64_t expected = 0;
@@ -233,4 +230,41 @@ void safetensors_index_free(struct safetensors_index *index)
 {
     arena_free(&index->arena);
     *index = (struct safetensors_index){0};
+}
+
+/* ---- writing ---- */
+
+int safetensors_begin(struct safetensors_writer *w, struct error *err)
+{
+    *w = (struct safetensors_writer){.header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt")};
+    return w->header ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
+int safetensors_add(struct safetensors_writer *w, const char *name, const char *dtype,
+                    const uint64_t *shape, uint32_t ndim, uint64_t size, struct error *err)
+{
+    json_t *extents = json_array();
+    for (uint32_t d = 0; d < ndim; d++)
+        json_array_append_new(extents, json_integer((json_int_t)shape[d]));
+    json_t *info = json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype, "shape", extents, "data_offsets",
+                             (json_int_t)w->end, (json_int_t)(w->end + size));
+    w->end += size;
+    if (json_array_size(extents) != ndim || json_object_set_new(w->header, name, info))
+        return error_set(err, -ENOMEM, "out of memory");
+    return 0;
+}
+
+int safetensors_end(struct safetensors_writer *w, struct buffer *out, struct error *err)
+{
+    char *text = out ? json_dumps(w->header, JSON_COMPACT) : NULL;
+    json_decref(w->header);
+    w->header = NULL;
+    if (!out)
+        return 0;
+    size_t n = text ? strlen(text) : 0, padding = -n & 7;
+    buffer_add_u64(out, n + padding);
+    buffer_add(out, text, n);
+    buffer_add(out, "        ", padding);
+    free(text);
+    return n && !out->failed ? 0 : error_set(err, -ENOMEM, "out of memory");
 }

@@ -8,9 +8,11 @@
 #ifndef CODEC_SAFETENSORS_H
 #define CODEC_SAFETENSORS_H
 
+#include "codec/bytes.h"
 #include "codec/error.h"
 #include "codec/tensor.h"
 
+#include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +28,23 @@ int safetensors_header_size(const uint8_t *start, size_t available, uint64_t fil
  * file's. On error (-EINVAL, -ENOMEM) the list may hold some of the file's tensors already. */
 int safetensors_parse(const char *json, size_t size, uint64_t file_size, uint32_t file,
                       struct tensor_list *list, struct error *err);
+
+/* ---- writing: the header of a file whose tensors lie end to end in the order they are added ---- */
+
+struct safetensors_writer {
+    json_t *header;
+    uint64_t end; /* of the data so far */
+};
+
+int safetensors_begin(struct safetensors_writer *w, struct error *err);
+/* dtype: the format's name for it. size: of its bytes. */
+int safetensors_add(struct safetensors_writer *w, const char *name, const char *dtype,
+                    const uint64_t *shape, uint32_t ndim, uint64_t size, struct error *err);
+/* Appends length, header, and spaces to a multiple of 8 bytes, and ends the writer. out == NULL:
+ * ends it only. -ENOMEM. */
+int safetensors_end(struct safetensors_writer *w, struct buffer *out, struct error *err);
+
+/* ---- the index ---- */
 
 /* model.safetensors.index.json: which shards there are, and which tensors they should hold. */
 struct safetensors_index {

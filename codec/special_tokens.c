@@ -428,6 +428,18 @@ static int put_merges_txt(const struct model_files *files, struct gguf_keys *key
 
 /* ---- chat template ---- */
 
+/* Whether a list of strings has this one. */
+static bool has_string(const struct buffer *list, const char *text)
+{
+    struct reader r = reader_make(list->data, list->size);
+    struct gguf_string s;
+    double number;
+    while (gguf_next_element(&r, GGUF_STRING, &number, &s))
+        if (gguf_string_is(s, text))
+            return true;
+    return false;
+}
+
 /* Named templates first, then their names, then the one that is called default. */
 static int put_templates(const json_t *templates, struct gguf_keys *keys, struct error *err)
 {
@@ -459,6 +471,10 @@ static int put_templates(const json_t *templates, struct gguf_keys *keys, struct
         if (strcmp(own, "default") == 0) {
             fallback = text;
             continue;
+        }
+        if (has_string(&names, own)) {
+            buffer_free(&names);
+            return error_set(err, -ENOTSUP, "two chat templates would be called %s", own);
         }
         gguf_put_string(keys, key, text);
         gguf_add_string(&names, own, strlen(own));

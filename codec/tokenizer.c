@@ -3,6 +3,7 @@
 
 #include "codec/hf_vocab.h"
 #include "codec/pretokenizer.h"
+#include "codec/pretokenizer_hash.h"
 #include "codec/sentencepiece.h"
 #include "codec/special_tokens.h"
 #include "codec/utf8.h"
@@ -216,31 +217,44 @@ static int override(struct vocab *v, json_int_t id, const char *text, int32_t ty
 {
     if (id < 0)
         return error_set(err, -EINVAL, "token \"%.100s\" has a negative id", text);
-    if ((uint64_t)id >= v->count)
-        return 0;
-    if (type == PIECE_USER_DEFINED && spaces(&v->arena, &text))
-        return error_set(err, -ENOMEM, "out of memory");
-    v->tokens[id] = (struct token){text, strlen(text), -1000, type};
+    if ((uint64_t)id < v->count)
+        v->tokens[id] = (struct token){text, strlen(text), -1000, type};
     return 0;
 }
 
-/* added_tokens.json: text -> id. Its texts stay as they are. */
+/* added_tokens.json: text -> id. */
 static int override_added(struct vocab *v, const json_t *added, struct error *err)
 {
     const char *text;
     json_t *id;
     json_object_foreach((json_t *)added, text, id)
     {
-        if (!json_is_integer(id) || json_integer_value(id) < 0)
+        if (!json_is_integer(id))
             return error_set(err, -EINVAL, "the id of token \"%.100s\" is invalid", text);
-        if ((uint64_t)json_integer_value(id) < v->count)
-            v->tokens[json_integer_value(id)] =
-                (struct token){text, strlen(text), -1000, PIECE_USER_DEFINED};
+        int rc = override(v, json_integer_value(id), text, PIECE_USER_DEFINED, err);
+        if (rc)
+            return rc;
     }
     return 0;
 }
 
-static int override_decoder(struct vocab *v, const json_t *decoder, struct error *err)
+/* A token as an object of tokenizer_config.json or tokenizer.json. `plain`: it is taken as it is,
+ * as Phi-3's are; otherwise what looks special is, and the rest gets its spaces back. */
+static int override_token(struct vocab *v, json_int_t id, const json_t *token, bool plain,
+                          struct error *err)
+{
+    const char *text = json_string_value(json_object_get(token, "content"));
+    if (!text)
+        return error_set(err, -EINVAL, "added token %" JSON_INTEGER_FORMAT " is invalid", id);
+    bool control = json_is_true(json_object_get(token, "special")) ||
+                   (!plain && looks_special(text));
+    if (!control && !plain && spaces(&v->arena, &text))
+        return error_set(err, -ENOMEM, "out of memory");
+    return override(v, id, text, control ? PIECE_CONTROL : PIECE_USER_DEFINED, err);
+}
+
+/* added_tokens_decoder of tokenizer_config.json: id -> token. */
+static int override_decoder(struct vocab *v, const json_t *decoder, bool plain, struct error *err)
 {
     const char *number;
     json_t *token;
@@ -248,11 +262,26 @@ static int override_decoder(struct vocab *v, const json_t *decoder, struct error
     {
         char *end;
         long id = strtol(number, &end, 10);
-        const char *text = json_string_value(json_object_get(token, "content"));
-        if (!*number || *end || !text)
+        if (!*number || *end)
             return error_set(err, -EINVAL, "added token \"%.20s\" is invalid", number);
-        bool control = json_is_true(json_object_get(token, "special")) || looks_special(text);
-        int rc = override(v, id, text, control ? PIECE_CONTROL : PIECE_USER_DEFINED, err);
+        int rc = override_token(v, id, token, plain, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* added_tokens of tokenizer.json, a list. */
+static int override_list(struct vocab *v, const json_t *tokens, struct error *err)
+{
+    size_t i;
+    json_t *token;
+    json_array_foreach(tokens, i, token)
+    {
+        const json_t *id = json_object_get(token, "id");
+        if (!json_is_integer(id))
+            return error_set(err, -EINVAL, "added token %zu is invalid", i);
+        int rc = override_token(v, json_integer_value(id), token, true, err);
         if (rc)
             return rc;
     }
@@ -289,7 +318,36 @@ static int put_llama_model(const struct vocab *v, const struct sources *s,
                                    err);
 }
 
-static int put_sentencepiece(struct blob model, const struct sources *s,
+/* The config's vocab_size, or the model's where the config has none. */
+static int vocab_size_of(const struct config *config, size_t otherwise, uint32_t *out,
+                         struct error *err)
+{
+    const json_t *given = json_object_get(config->full, "vocab_size");
+    *out = (uint32_t)otherwise;
+    if (!given || json_is_null(given))
+        return 0;
+    int rc = config_u32(config, "vocab_size", out, err);
+    if (!rc && *out > VOCAB_MAX)
+        rc = error_set(err, -EINVAL, "vocab_size %u is implausible", *out);
+    return rc ? error_prefix(err, rc, "config.json") : 0;
+}
+
+/* What the files beside tokenizer.model say about its tokens. */
+static int override_tokens(struct vocab *v, const json_t *added, const struct sources *s,
+                           bool phi3, struct error *err)
+{
+    int rc = override_added(v, added, err);
+    if (rc)
+        return error_prefix(err, rc, "added_tokens.json");
+    rc = override_decoder(v, json_object_get(s->tokenizer_config, "added_tokens_decoder"), phi3,
+                          err);
+    if (rc)
+        return error_prefix(err, rc, "tokenizer_config.json");
+    rc = phi3 ? override_list(v, json_object_get(s->tokenizer, "added_tokens"), err) : 0;
+    return rc ? error_prefix(err, rc, "tokenizer.json") : 0;
+}
+
+static int put_sentencepiece(const struct arch *arch, struct blob model, const struct sources *s,
                              const struct special_tokens_options *options,
                              const struct config *config, const struct model_files *files,
                              struct gguf_keys *keys, struct error *err)
@@ -302,28 +360,13 @@ static int put_sentencepiece(struct blob model, const struct sources *s,
     int rc = sentencepiece_parse(model, &pieces, &piece_count, err);
     if (rc)
         return error_prefix(err, rc, "tokenizer.model");
-    const json_t *given = json_object_get(config->full, "vocab_size");
-    if (given && !json_is_null(given)) {
-        rc = config_u32(config, "vocab_size", &vocab_size, err);
-        if (!rc && vocab_size > VOCAB_MAX)
-            rc = error_set(err, -EINVAL, "vocab_size %u is implausible", vocab_size);
-        if (rc)
-            error_prefix(err, rc, "config.json");
-    } else {
-        vocab_size = (uint32_t)piece_count;
-    }
+    rc = vocab_size_of(config, piece_count, &vocab_size, err);
     rc = rc ? rc : sentencepiece_vocab(&v, pieces, piece_count, vocab_size, err);
     rc = rc ? rc : load_json(files, "added_tokens.json", &added, err);
-    if (!rc) {
-        rc = override_added(&v, added, err);
-        rc = rc ? error_prefix(err, rc, "added_tokens.json") : 0;
-    }
-    if (!rc) {
-        rc = override_decoder(&v, json_object_get(s->tokenizer_config, "added_tokens_decoder"),
-                              err);
-        rc = rc ? error_prefix(err, rc, "tokenizer_config.json") : 0;
-    }
+    rc = rc ? rc : override_tokens(&v, added, s, arch->vocab == VOCAB_PHI3, err);
     rc = rc ? rc : put_llama_model(&v, s, options, config, files, keys, err);
+    if (!rc && arch->vocab == VOCAB_SENTENCEPIECE)
+        gguf_put_bool(keys, "tokenizer.ggml.add_space_prefix", false);
     json_decref(added);
     vocab_free(&v);
     free(pieces);
@@ -404,24 +447,39 @@ static int bpe_token(struct vocab *v, size_t id, const struct hf_token *t, const
 static int bpe_vocab(struct vocab *v, const struct hf_vocab *hf, const struct sources *s,
                      const struct config *config, struct error *err)
 {
-    uint32_t vocab_size = (uint32_t)hf->count;
-    int rc = 0;
-    if (json_object_get(config->full, "vocab_size")) {
-        rc = config_u32(config, "vocab_size", &vocab_size, err);
-        if (!rc && vocab_size > VOCAB_MAX)
-            rc = error_set(err, -EINVAL, "vocab_size %u is implausible", vocab_size);
-        if (!rc && vocab_size < hf->count)
-            rc = error_set(err, -EINVAL,
-                           "vocab_size %u is too small for the tokenizer's %zu tokens", vocab_size,
-                           hf->count);
-        if (rc)
-            return error_prefix(err, rc, "config.json");
-    }
+    uint32_t vocab_size;
+    int rc = vocab_size_of(config, hf->count, &vocab_size, err);
+    if (rc)
+        return rc;
+    if (vocab_size < hf->count)
+        return error_set(err, -EINVAL,
+                         "config.json: vocab_size %u is too small for the tokenizer's %zu tokens",
+                         vocab_size, hf->count);
     rc = vocab_alloc(v, vocab_size, err);
     for (size_t id = 0; !rc && id < vocab_size; id++)
         rc = id < hf->count && hf->tokens[id].text ? bpe_token(v, id, &hf->tokens[id], s, err)
                                                    : set_padding(v, id, 0, err);
     return rc;
+}
+
+/* tokenizer.ggml.pre: what upstream's hash says. Where that is unknown, upstream gives up; here the
+ * chain of the pre_tokenizer's steps tells a name, which may be that of a relative. */
+static int find_pre(const struct hf_vocab *hf, const struct sources *s,
+                    const struct model_files *files, const char **pre, struct error *err)
+{
+    char sentence[256];
+    int rc = pretokenizer_hash_name(s->tokenizer, hf, pre, err);
+    if (rc || *pre)
+        return rc;
+    rc = pretokenizer_name(s->tokenizer, hf->count, pre, err);
+    if (rc || !files->warn)
+        return rc;
+    snprintf(sentence, sizeof sentence,
+             "tokenizer.json: llama.cpp does not know this tokenizer; tokenizer.ggml.pre = \"%s\" "
+             "is a guess from its pre_tokenizer",
+             *pre);
+    files->warn(files->context, sentence);
+    return 0;
 }
 
 static int put_bpe(const struct sources *s, const struct special_tokens_options *options,
@@ -443,7 +501,7 @@ static int put_bpe(const struct sources *s, const struct special_tokens_options 
         return rc;
     rc = bpe_vocab(&v, &hf, s, config, err);
     if (!rc) {
-        rc = pretokenizer_name(s->tokenizer, hf.count, &pre, err);
+        rc = find_pre(&hf, s, files, &pre, err);
         rc = rc ? error_prefix(err, rc, "tokenizer.json") : 0;
     }
     if (!rc) {
@@ -462,12 +520,19 @@ static int put_bpe(const struct sources *s, const struct special_tokens_options 
 
 /* ---- which path ---- */
 
+static bool is_byte_level_phi(const struct sources *s)
+{
+    const char *name =
+        json_string_value(json_object_get(s->tokenizer_config, "tokenizer_class"));
+    return name && strcmp(name, "GPT2Tokenizer") == 0;
+}
+
 static int put_keys(const struct arch *arch, const struct config *config,
                     const struct model_files *files, const struct sources *s,
                     struct gguf_keys *keys, struct error *err)
 {
     struct special_tokens_options options = {0};
-    if (arch->llama_vocab) {
+    if (arch->vocab == VOCAB_LLAMA) {
         const json_t *prefix = json_object_get(s->tokenizer_config, "add_prefix_space");
         if (prefix && !json_is_null(prefix))
             gguf_put_bool(keys, "tokenizer.ggml.add_space_prefix", json_is_true(prefix));
@@ -475,15 +540,19 @@ static int put_keys(const struct arch *arch, const struct config *config,
         options.codellama = size == 32016;
         options.never_bos = size == 49152;
     }
-    struct blob model;
-    int rc = files->get(files->context, "tokenizer.model", &model, err);
+    struct blob model = {0};
+    bool bpe_only = arch->vocab == VOCAB_BPE || (arch->vocab == VOCAB_PHI3 && is_byte_level_phi(s));
+    int rc = bpe_only ? 0 : files->get(files->context, "tokenizer.model", &model, err);
     if (rc)
         return rc;
     if (model.data)
-        return put_sentencepiece(model, s, &options, config, files, keys, err);
+        return put_sentencepiece(arch, model, s, &options, config, files, keys, err);
+    if (!bpe_only && (arch->vocab == VOCAB_SENTENCEPIECE || arch->vocab == VOCAB_PHI3))
+        return error_set(err, -ENOENT, "tokenizer.model is missing");
     if (!s->tokenizer)
-        return error_set(err, -ENOENT, "neither tokenizer.model nor tokenizer.json is there");
-    if (arch->llama_vocab && is_llama_style(s->tokenizer))
+        return error_set(err, -ENOENT, "tokenizer.json is missing%s",
+                         bpe_only ? "" : ", and so is tokenizer.model");
+    if (arch->vocab == VOCAB_LLAMA && is_llama_style(s->tokenizer))
         return put_llama_style(s, &options, config, files, keys, err);
     return put_bpe(s, &options, config, files, keys, err);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The vocabulary of a checkpoint as tokenizer.* keys. Three paths, tried in the converter's order:
- * a SentencePiece model (tokenizer.model); a tokenizer.json that is one in disguise (BPE with byte
- * fallback), for llama's family; byte-level BPE (tokenizer.json).
+ * The vocabulary of a checkpoint as tokenizer.* keys. Three paths, of which the architecture says
+ * which are tried, in the converter's order: a SentencePiece model (tokenizer.model); a
+ * tokenizer.json that is one in disguise (BPE with byte fallback); byte-level BPE (tokenizer.json).
  */
 #ifndef CODEC_TOKENIZER_H
 #define CODEC_TOKENIZER_H

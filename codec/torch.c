@@ -6,7 +6,11 @@
 #include <errno.h>
 #include <inttypes.h>
 
-enum { DIMS_MAX = 16, STACK_MAX = 1 << 20 };
+enum {
+    DIMS_MAX = 16,
+    STACK_MAX = 1 << 20,
+    MEMORY_MAX = 256 << 20, /* bytes of all values; an instruction of one byte makes up to 48 */
+};
 
 enum value_kind {
     VALUE_MARK,
@@ -471,7 +475,8 @@ int torch_pickle_parse(const uint8_t *data, size_t size, struct torch_pickle *ou
     while (!rc && op != '.') {
         rc = read_copy(&m.in, &op, 1) ? 0 : invalid(&m, "it has no end");
         if (!rc && op != '.')
-            rc = run(&m, op);
+            rc = out->arena.total > MEMORY_MAX ? invalid(&m, "it takes too much memory")
+                                               : run(&m, op);
     }
     rc = rc ? rc : take_tensors(&m, out);
     free(m.stack);

@@ -28,7 +28,8 @@ struct view {
     float add;                         /* to every weight; 0: none */
     /* Every weight is multiplied by the element of `scale` that its block of scale_rows x
      * scale_cols weights has. NULL: none. */
-    const struct tensor *scale;
+    const struct tensor *scale;         /* the only one, or the first of the stack's */
+    const struct tensor *const *scales; /* one for each tensor of the stack, or NULL */
     uint64_t scale_rows, scale_cols;
 };
 
@@ -37,6 +38,19 @@ struct view view_make(const struct tensor *t);
 
 /* Whether weights come out as they are stored, if not where. */
 static inline bool view_keeps_values(const struct view *v) { return !v->scale && v->add == 0; }
+
+/* Whether the view is one tensor, all of it, as it is stored. */
+static inline bool view_is_whole(const struct view *v)
+{
+    return view_keeps_values(v) && v->stack_count == 1 && v->order == ROWS_AS_STORED &&
+           !v->first_row && v->rows * v->cols == v->tensor->elements;
+}
+
+/* The number of tensors that scales come from. */
+static inline uint32_t view_scale_count(const struct view *v)
+{
+    return v->scale ? v->stack_count : 0;
+}
 
 /* Where output row `row` comes from: the tensor of the stack, and the row in that. */
 uint64_t view_source_row(const struct view *v, uint64_t row, uint32_t *which);

@@ -116,7 +116,7 @@ static uint64_t tile_checksum(const uint8_t key[KEY_SIZE], uint64_t tile, struct
     memcpy(seed + 32, &tile, 8);
     memcpy(seed + 40, &e.length, 4);
     memcpy(seed + 44, &e.flags, 4);
-    return XXH64(data, e.length, XXH64(seed, sizeof seed, 0));
+    return XXH3_64bits_withSeed(data, e.length, XXH64(seed, sizeof seed, 0));
 }
 
 struct object_entry entry_read(const uint8_t in[ENTRY_SIZE])
@@ -368,6 +368,11 @@ static void open_file(struct cache *c, struct cache_object *o)
     object_path(c, o->key, path);
     forget_file(o);
     int fd = open(path, (c->read_only ? O_RDONLY : O_RDWR) | OBJECT_FLAGS);
+    if (fd < 0 && errno == EROFS && !c->read_only) { /* the folder's disk has become so */
+        cache_write_failed(c, errno);
+        c->read_only = true;
+        fd = open(path, O_RDONLY | OBJECT_FLAGS);
+    }
     if (fd < 0 && errno != ELOOP)
         return;
     bool regular = fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode);
@@ -645,8 +650,9 @@ void cache_store(struct cache *c, struct cache_object *o, uint64_t tile, const u
 
 bool cache_wants_seal(struct cache *c, struct cache_object *o)
 {
-    return c->seal && !c->read_only && !o->sealed && o->present == o->shape.tile_count &&
-           !atomic_exchange(&o->seal_claimed, true);
+    /* For a while the object lies there in both forms. */
+    return c->seal && !o->sealed && o->present == o->shape.tile_count &&
+           cache_may_write(c, o->shape.size) && !atomic_exchange(&o->seal_claimed, true);
 }
 
 /* Writes the compact form into fd. False where a tile is missing or damaged, or on any error. */
@@ -698,5 +704,96 @@ void cache_seal(struct cache *c, struct cache_object *o)
     if (w)
         workspace_give(c, w);
     free(tile);
+    free(index);
+}
+
+/* ---- things of one piece: sealed objects that are never growing ---- */
+
+enum { WHOLE_TILE = 1 << 20 };
+
+static struct object_shape whole_shape(size_t size)
+{
+    return (struct object_shape){.size = size,
+                                 .tile_count = (size - 1) / WHOLE_TILE + 1,
+                                 .tile_size = WHOLE_TILE,
+                                 .block_size = 1};
+}
+
+static bool read_whole(struct cache *c, int fd, const uint8_t key[KEY_SIZE], size_t max,
+                       uint8_t **data, size_t *size)
+{
+    uint8_t header[HEADER_SIZE], found[KEY_SIZE];
+    struct object_shape s;
+    enum object_kind kind;
+    uint64_t checksum;
+    if (!read_at(fd, header, sizeof header, 0) ||
+        !header_read(header, found, &s, &kind, &checksum) || kind != OBJECT_SEALED ||
+        memcmp(found, key, KEY_SIZE) != 0 || s.size > max || s.tile_size != WHOLE_TILE)
+        return false;
+    uint8_t *index = object_read_index(fd, &s);
+    *data = malloc(s.size);
+    *size = s.size;
+    bool ok = index && *data && XXH64(index, index_size(&s), 0) == checksum;
+    uint64_t offset = HEADER_SIZE + index_size(&s);
+    for (uint64_t i = 0; ok && i < s.tile_count; i++) {
+        struct object_entry e = entry_read(index + ENTRY_SIZE * i);
+        ok = object_read_tile(c, fd, key, &s, i, e, offset, *data + i * WHOLE_TILE);
+        offset += e.length;
+    }
+    free(index);
+    if (!ok)
+        free(*data);
+    return ok;
+}
+
+bool cache_load_whole(struct cache *c, const uint8_t key[KEY_SIZE], size_t max, uint8_t **data,
+                      size_t *size)
+{
+    char path[PATH_MAX];
+    object_path(c, key, path);
+    int fd = open(path, O_RDONLY | OBJECT_FLAGS);
+    if (fd < 0)
+        return false;
+    bool ok = read_whole(c, fd, key, max, data, size);
+    if (ok)
+        futimens(fd, NULL);
+    else
+        unlink(path); /* it will be stored anew */
+    close(fd);
+    return ok;
+}
+
+static bool write_whole(int fd, const uint8_t key[KEY_SIZE], const struct object_shape *s,
+                        const uint8_t *data, uint8_t *index)
+{
+    uint8_t header[HEADER_SIZE];
+    for (uint64_t i = 0; i < s->tile_count; i++) {
+        struct object_entry e = {.length = tile_size(s, i), .flags = ENTRY_PRESENT};
+        e.checksum = tile_checksum(key, i, e, data + i * WHOLE_TILE);
+        entry_write(e, index + ENTRY_SIZE * i);
+    }
+    header_write(key, s, OBJECT_SEALED, XXH64(index, index_size(s), 0), header);
+    return write_at(fd, data, s->size, HEADER_SIZE + index_size(s)) &&
+           write_at(fd, index, index_size(s), HEADER_SIZE) &&
+           write_at(fd, header, sizeof header, 0);
+}
+
+void cache_store_whole(struct cache *c, const uint8_t key[KEY_SIZE], const uint8_t *data, size_t size)
+{
+    char path[PATH_MAX], temporary[PATH_MAX + 32];
+    struct object_shape s = whole_shape(size);
+    if (size == 0 || !cache_may_write(c, size))
+        return;
+    object_path(c, key, path);
+    snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid());
+    uint8_t *index = malloc(index_size(&s));
+    int fd = index ? object_create(c, temporary, O_RDWR | O_CREAT | O_EXCL) : -1;
+    if (fd >= 0) {
+        if (write_whole(fd, key, &s, data, index) && rename(temporary, path) == 0)
+            cache_count(c, disk_usage(fd));
+        else
+            unlink(temporary);
+        close(fd);
+    }
     free(index);
 }

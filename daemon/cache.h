@@ -51,6 +51,14 @@ enum cache_result cache_load(struct cache *c, struct cache_object *o, uint64_t i
 void cache_store(struct cache *c, struct cache_object *o, uint64_t index, const uint8_t *data,
                  uint32_t size);
 
+/* Things of one piece, under a key of their own: whoever loads one learns its size. data is to be
+ * freed. False where there is none, or none of at most `max` bytes that can be proven. */
+bool cache_load_whole(struct cache *c, const uint8_t key[KEY_SIZE], size_t max, uint8_t **data,
+                      size_t *size);
+/* Stores one, as well as it can. */
+void cache_store_whole(struct cache *c, const uint8_t key[KEY_SIZE], const uint8_t *data,
+                       size_t size);
+
 /* Whether the object is complete and should be rewritten compact; true once, then the caller
  * calls cache_seal when there is time. */
 bool cache_wants_seal(struct cache *c, struct cache_object *o);

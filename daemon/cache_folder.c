@@ -253,9 +253,12 @@ void cache_evict(struct cache *c)
 {
     struct cache_report report = {0};
     uint64_t over = excess(c, TILE_MAX);
+    uint64_t used = c->used > 0 ? (uint64_t)c->used : 0;
     /* A little more than needed, so that it is not needed again at once. */
-    if (over && !remove_oldest(c, over + c->size / 32, &report))
+    if (over && !remove_oldest(c, over + used / 32, &report)) {
         c->quiet_until = now_seconds() + QUIET_SECONDS;
+        cache_write_failed(c, ENOSPC);
+    }
     stats_add(&c->stats->objects_evicted, report.objects);
     atomic_store(&c->evict_claimed, false);
 }
@@ -370,8 +373,8 @@ static int open_folder(struct cache *c, const char *dir, struct error *err)
     if (n < 0 || n >= PATH_MAX - 2 * KEY_SIZE - 64)
         return error_set(err, -ENAMETOOLONG, "cache folder %s: the name is too long", dir);
     int rc = make_folders(dir);
-    if (rc && access(dir, F_OK))
-        return error_set(err, rc, "cache folder %s: %s", dir, strerror(-rc));
+    if (rc && access(dir, F_OK)) /* EPERM is kept for folders of others */
+        return error_set(err, rc == -EPERM ? -EACCES : rc, "cache folder %s: %s", dir, strerror(-rc));
     rc = check_owner(dir, err);
     if (rc)
         return rc;

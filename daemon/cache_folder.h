@@ -16,7 +16,7 @@
 /* ---- the format (cache.c), see CACHE-FORMAT.md ---- */
 
 enum {
-    CACHE_VERSION = 1,
+    CACHE_VERSION = 2,
     HEADER_SIZE = 4096,
     ENTRY_SIZE = 16,
     SLOT_ALIGNMENT = 4096,
@@ -43,7 +43,8 @@ struct workspace;
 
 struct cache {
     char dir[PATH_MAX];  /* of this version's objects */
-    bool read_only, seal;
+    bool seal;
+    _Atomic bool read_only;
     uint64_t size, keep_free;
     struct stats *stats;
     _Atomic int64_t used;        /* bytes on disk, as far as this daemon knows */

@@ -72,11 +72,17 @@ static void hash_text(crypto_hash_sha256_state *state, const char *s)
     hash(state, s, strlen(s));
 }
 
-/* The input's tensor, and the identity of the file that it lies in. */
+/* The input's tensor, and the file that it lies in: its content if that is known, else its identity. */
 static void hash_input(crypto_hash_sha256_state *state, const struct encoding_input *input)
 {
     const struct source_identity *id = source_identity(input->source);
+    const char *content = source_content(input->source);
     hash_u64(state, input->offset);
+    hash_text(state, content);
+    if (*content) {
+        hash_u64(state, id->size);
+        return;
+    }
     hash_u64(state, source_filesystem(input->source));
     hash_u64(state, id->inode);
     hash_u64(state, id->size);
@@ -104,7 +110,7 @@ static void set_key(struct encoding *e)
 {
     crypto_hash_sha256_state state;
     crypto_hash_sha256_init(&state);
-    hash_text(&state, "quantfs encoding 2");
+    hash_text(&state, "quantfs encoding 3");
     hash_text(&state, e->format->name);
     hash_u64(&state, e->format->version);
     hash_text(&state, e->dtype->name);
@@ -139,7 +145,7 @@ int encoding_new(const struct format *format, const struct view *view,
     if (!t->dtype->widen || (view->scale && !view->scale->dtype->widen))
         return error_set(err, -ENOTSUP, "tensor \"%s\" is stored as %s, which cannot be encoded",
                          t->name, t->dtype->name);
-    uint32_t inputs = view->stack_count + (view->scale != NULL);
+    uint32_t inputs = view->stack_count + view_scale_count(view);
     struct encoding *e = calloc(1, sizeof *e + inputs * sizeof *e->inputs);
     if (!e)
         return error_set(err, -ENOMEM, "out of memory");
@@ -149,12 +155,12 @@ int encoding_new(const struct format *format, const struct view *view,
     e->view = *view;
     for (uint32_t i = 0; i < view->stack_count; i++)
         add_input(e, view->stack ? view->stack[i] : t, sources);
-    if (view->scale) {
+    for (uint32_t i = 0; i < view_scale_count(view); i++) {
         e->scale_dtype = view->scale->dtype;
-        add_input(e, view->scale, sources);
+        add_input(e, view->scales ? view->scales[i] : view->scale, sources);
     }
     e->view.tensor = e->view.scale = NULL;
-    e->view.stack = NULL;
+    e->view.stack = e->view.scales = NULL;
     e->cached = !format->plain_float;
     if (format->importance && importance) {
         e->calibration = calibration_ref(calibration);
@@ -274,9 +280,9 @@ static int scale_row(const struct encoding *e, uint64_t row, uint64_t col, size_
 {
     uint32_t which;
     const struct view *v = &e->view;
-    const struct encoding_input *in = &e->inputs[e->input_count - 1];
     uint64_t per_row = (v->cols - 1) / v->scale_cols + 1;
     uint64_t scale_row = view_source_row(v, row, &which) / v->scale_rows;
+    const struct encoding_input *in = &e->inputs[v->stack_count + which];
     for (size_t i = 0; i < n;) {
         uint64_t block = (col + i) / v->scale_cols, left = (block + 1) * v->scale_cols - col - i;
         size_t run = n - i < left ? n - i : (size_t)left;

@@ -36,7 +36,7 @@ struct encoding {
     const struct format *format;
     const struct dtype *dtype;
     struct view view;             /* its tensors are not kept: see inputs */
-    const struct dtype *scale_dtype; /* of the view's scale, which is the last input; or NULL */
+    const struct dtype *scale_dtype; /* of the view's scales, which are the last inputs; or NULL */
     struct calibration *calibration;
     const float *importance;      /* view.matrices * view.cols weights in the calibration, or NULL */
     char *name;                   /* the tensor's, for messages */
@@ -49,7 +49,7 @@ struct encoding {
     uint64_t tile_count;
     uint64_t part_weights;
     uint32_t input_count;
-    struct encoding_input inputs[]; /* one for each of the view's tensors */
+    struct encoding_input inputs[]; /* one for each of the view's tensors, then for each scale */
 };
 
 /* sources: by a tensor's file number. Takes references on those it needs and on the calibration,

@@ -1,20 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/source.h"
 
-#include "daemon/beneath.h"
 #include "daemon/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { TICK_MS = 12 }; /* at HZ=100, and some */
+enum {
+    TICK_MS = 12,        /* at HZ=100, and some */
+    CONTENT_DIGITS = 64, /* of a SHA-256 */
+};
 
 struct source_set {
     pthread_mutex_t lock;
@@ -25,10 +29,11 @@ struct source_set {
 
 struct source {
     struct source_set *set;
-    int dir;
+    const struct beneath *root;
     char *path;
     struct source_identity identity;
     uint64_t filesystem;
+    char content[CONTENT_DIGITS + 1];
     _Atomic unsigned refs;
     _Atomic bool stale;
     /* Held shared by whoever uses fd, exclusively by whoever opens or closes it. */
@@ -129,7 +134,7 @@ static int open_fd(struct source *s, struct error *err)
     pthread_rwlock_wrlock(&s->fd_lock);
     bool opened = s->fd < 0;
     if (opened) {
-        int fd = open_beneath(s->dir, s->path, O_RDONLY | O_NOCTTY);
+        int fd = open_beneath(s->root, s->path, O_RDONLY | O_NOCTTY);
         if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM)
             rc = error_set(err, fd, "%s: %s", s->path, strerror(-fd));
         else if (fd < 0)
@@ -173,12 +178,35 @@ static void outwait_tick(const struct source_identity *id)
     }
 }
 
-int source_open(struct source_set *set, int dir, const char *path, struct source **out,
-                struct error *err)
+/* .../models--ORG--NAME/blobs/HASH, for large files */
+static void find_content(int fd, char *content)
+{
+    static const char digits[] = "0123456789abcdef";
+    char link[32], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n < 0)
+        return;
+    path[n] = '\0';
+    char *hash = strrchr(path, '/');
+    if (!hash || strlen(hash + 1) != CONTENT_DIGITS || strspn(hash + 1, digits) != CONTENT_DIGITS)
+        return;
+    *hash++ = '\0';
+    char *blobs = strrchr(path, '/');
+    if (!blobs || strcmp(blobs, "/blobs") != 0)
+        return;
+    *blobs = '\0';
+    char *repository = strrchr(path, '/');
+    if (repository && strncmp(repository, "/models--", 9) == 0)
+        strcpy(content, hash);
+}
+
+int source_open(struct source_set *set, const struct beneath *root, const char *path,
+                struct source **out, struct error *err)
 {
     struct stat st;
     struct statfs fs;
-    int fd = open_beneath(dir, path, O_RDONLY | O_NOCTTY | O_NONBLOCK);
+    int fd = open_beneath(root, path, O_RDONLY | O_NOCTTY | O_NONBLOCK);
     if (fd == -EXDEV)
         return error_set(err, fd, "%s: leads out of the store", path);
     if (fd < 0)
@@ -196,13 +224,14 @@ int source_open(struct source_set *set, int dir, const char *path, struct source
         return error_set(err, -ENOMEM, "out of memory");
     }
     s->set = set;
-    s->dir = dir;
+    s->root = root;
     s->path = copy;
     s->refs = 1;
     s->fd = fd;
     source_identity_of(&st, &s->identity);
     if (fstatfs(fd, &fs) == 0)
         memcpy(&s->filesystem, &fs.f_fsid, sizeof s->filesystem);
+    find_content(fd, s->content);
     outwait_tick(&s->identity);
     pthread_rwlock_init(&s->fd_lock, NULL);
     list_and_trim(s);
@@ -234,6 +263,7 @@ void source_unref(struct source *s)
 const char *source_path(const struct source *s) { return s->path; }
 const struct source_identity *source_identity(const struct source *s) { return &s->identity; }
 uint64_t source_filesystem(const struct source *s) { return s->filesystem; }
+const char *source_content(const struct source *s) { return s->content; }
 
 int source_check(struct source *s, struct error *err)
 {

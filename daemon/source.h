@@ -12,6 +12,7 @@
 #define DAEMON_SOURCE_H
 
 #include "codec/error.h"
+#include "daemon/beneath.h"
 #include "daemon/stats.h"
 
 #include <stddef.h>
@@ -31,10 +32,10 @@ struct source;
 struct source_set *source_set_new(unsigned max_open, struct stats *stats);
 void source_set_free(struct source_set *set);
 
-/* A regular file beneath dir (which must stay open as long as the source lives). Takes the file's
+/* A regular file beneath root (which must stay as it is as long as the source lives). Takes the file's
  * identity. One reference is the caller's. -errno with a sentence. */
-int source_open(struct source_set *set, int dir, const char *path, struct source **out,
-                struct error *err);
+int source_open(struct source_set *set, const struct beneath *root, const char *path,
+                struct source **out, struct error *err);
 struct source *source_ref(struct source *s);
 void source_unref(struct source *s);
 
@@ -44,6 +45,10 @@ const struct source_identity *source_identity(const struct source *s);
 /* The id that its file system gives itself (f_fsid of statfs), which tells one file of that identity
  * from another. */
 uint64_t source_filesystem(const struct source *s);
+
+/* The SHA-256 of the content, in hexadecimal, where the store says it: a hub cache calls its blobs
+ * so. "" elsewhere. It is taken at its word: it goes into cache keys. */
+const char *source_content(const struct source *s);
 
 /* Reads exactly n bytes. -ESTALE once the file has changed, else -errno. Threads may read at once. */
 int source_read(struct source *s, void *buf, uint64_t offset, size_t n, struct error *err);

@@ -497,6 +497,21 @@ int tile_get(struct tiles *t, struct encoding *e, uint64_t index, enum job_class
     return rc;
 }
 
+struct tile *tile_take(struct tiles *t, struct encoding *e, uint64_t index)
+{
+    struct error err;
+    if (encoding_check(e, &err))
+        return NULL;
+    pthread_mutex_lock(&t->lock);
+    struct tile *tile = find(t, e->key, index);
+    if (tile && tile->state == TILE_READY)
+        join(t, tile, JOB_DEMAND);
+    else
+        tile = NULL;
+    pthread_mutex_unlock(&t->lock);
+    return tile;
+}
+
 const uint8_t *tile_data(const struct tile *tile) { return tile->data; }
 
 void tile_put(struct tiles *t, struct tile *tile, uint32_t taken)

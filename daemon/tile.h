@@ -5,8 +5,8 @@
  * already waits for that one (single-flight); an error reaches every waiter and is not kept.
  *
  * Finished tiles stay in memory, least recently used out first, under a hard budget that also
- * covers those being made. A reader holds at most one tile while it asks for another, so waiting
- * for memory cannot lock up.
+ * covers those being made. Nobody may hold a tile while tile_get waits for another, so waiting for
+ * memory cannot lock up; tile_take does not wait.
  */
 #ifndef DAEMON_TILE_H
 #define DAEMON_TILE_H
@@ -39,6 +39,10 @@ void tiles_free(struct tiles *t);
 int tile_get(struct tiles *t, struct encoding *e, uint64_t index, enum job_class class,
              struct tile **out, struct error *err);
 const uint8_t *tile_data(const struct tile *tile);
+
+/* As tile_get for a tile that is ready in memory; NULL for any other, and where its source has
+ * changed. */
+struct tile *tile_take(struct tiles *t, struct encoding *e, uint64_t index);
 
 /* Lets go of it. taken: how many of its bytes the holder has used. A tile whose bytes have all been
  * used once is the first to make room: the kernel keeps what it was given. */

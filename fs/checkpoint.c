@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/checkpoint.h"
 
+#include "codec/affix.h"
+#include "codec/gguf_model.h"
+#include "codec/hf_model.h"
 #include "codec/safetensors.h"
-#include "daemon/beneath.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -17,12 +19,6 @@ enum {
     FILES_MAX = 100000,    /* of one checkpoint */
     JSON_MAX = 64 << 20,   /* config.json, an index */
 };
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
 
 /* path relative to the checkpoint, as one relative to the store */
 static char *store_path(const struct checkpoint *c, const char *path)
@@ -41,20 +37,18 @@ static int by_path(const void *a, const void *b)
                   ((const struct checkpoint_file *)b)->path);
 }
 
-/* What an entry is; a link that leaves the store is `outside`, other things than files and folders
- * are left out (false). */
+/* What an entry is; a link that leaves the store is `outside`, one to nothing `missing`; other
+ * things than files and folders are left out (false). */
 static bool examine(const struct checkpoint *c, struct checkpoint_file *f)
 {
     struct stat st;
     char *path = store_path(c, f->path);
     int fd = path ? open_beneath(c->root, path, O_PATH) : -ENOMEM;
     free(path);
-    if (fd == -EXDEV || fd == -ELOOP) {
-        f->outside = true;
-        return true;
-    }
+    f->outside = fd == -EXDEV || fd == -ELOOP;
+    f->missing = fd == -ENOENT;
     if (fd < 0)
-        return false;
+        return f->outside || f->missing;
     bool ok = fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode));
     close(fd);
     if (!ok)
@@ -63,7 +57,9 @@ static bool examine(const struct checkpoint *c, struct checkpoint_file *f)
     f->mode = st.st_mode;
     f->uid = st.st_uid;
     f->gid = st.st_gid;
-    source_identity_of(&st, &f->identity);
+    /* Who comes and goes in the folder of a GGUF file does not concern it. */
+    if (!f->folder || !c->file)
+        source_identity_of(&st, &f->identity);
     return true;
 }
 
@@ -124,6 +120,24 @@ static int list(struct checkpoint *c, const char *path, unsigned depth, size_t *
     return rc;
 }
 
+/* The parts of a GGUF file. */
+static int list_parts(struct checkpoint *c, size_t *capacity)
+{
+    size_t stem = 0;
+    unsigned number = 1, count = 1;
+    bool split = gguf_split_parse(c->file, &stem, &number, &count);
+    struct checkpoint_file *f;
+    int rc = split ? 0 : add_file(c, c->file, capacity, &f);
+    for (number = 1; split && !rc && number <= count; number++) {
+        char *part;
+        if (asprintf(&part, "%.*s-%05u-of-%05u.gguf", (int)stem, c->file, number, count) < 0)
+            return -ENOMEM;
+        rc = add_file(c, part, capacity, &f);
+        free(part);
+    }
+    return rc;
+}
+
 static int list_files(struct checkpoint *c, struct error *err)
 {
     size_t capacity = 0;
@@ -131,7 +145,8 @@ static int list_files(struct checkpoint *c, struct error *err)
     int rc = add_file(c, "", &capacity, &self); /* the folder itself */
     if (!rc && (!self || !self->folder))
         rc = -ENOTDIR;
-    rc = rc ? rc : list(c, "", 0, &capacity);
+    if (!rc)
+        rc = c->file ? list_parts(c, &capacity) : list(c, "", 0, &capacity);
     if (rc)
         return error_set(err, rc, "%s: %s", *c->path ? c->path : c->name, strerror(-rc));
     qsort(c->files, c->file_count, sizeof *c->files, by_path);
@@ -149,28 +164,11 @@ bool checkpoint_is_current(const struct checkpoint *c)
     for (size_t i = 0; i < c->file_count; i++) {
         struct checkpoint_file now = {.path = c->files[i].path};
         if (!examine(c, &now) || now.outside != c->files[i].outside ||
-            now.folder != c->files[i].folder ||
+            now.missing != c->files[i].missing || now.folder != c->files[i].folder ||
             memcmp(&now.identity, &c->files[i].identity, sizeof now.identity) != 0)
             return false;
     }
     return true;
-}
-
-bool checkpoint_is_folder(int root, const char *path)
-{
-    int fd = open_beneath(root, path, O_RDONLY | O_DIRECTORY);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    if (!dir) {
-        if (fd >= 0)
-            close(fd);
-        return false;
-    }
-    bool found = false;
-    for (struct dirent *entry; !found && (entry = readdir(dir));)
-        found = strcmp(entry->d_name, "config.json") == 0 ||
-                (ends_with(entry->d_name, ".safetensors") && entry->d_name[0] != '.');
-    closedir(dir);
-    return found;
 }
 
 /* ---- files ---- */
@@ -178,11 +176,16 @@ bool checkpoint_is_folder(int root, const char *path)
 int checkpoint_open(const struct checkpoint *c, const char *path, struct source **out,
                     struct error *err)
 {
+    const struct checkpoint_file *f = checkpoint_find_file(c, path);
     char *in_store = store_path(c, path);
     if (!in_store)
         return error_set(err, -ENOMEM, "out of memory");
     int rc = source_open(c->set, c->root, in_store, out, err);
     free(in_store);
+    if (!rc && (!f || memcmp(source_identity(*out), &f->identity, sizeof f->identity) != 0)) {
+        source_unref(*out);
+        rc = error_set(err, -ESTALE, "%s: the file has changed", path);
+    }
     return rc;
 }
 
@@ -213,32 +216,17 @@ static int read_file(const struct checkpoint *c, const char *path, struct blob *
 
 /* ---- tensors ---- */
 
-static int load_shard(struct checkpoint *c, const char *path, struct error *err)
+/* Opens the next weight file. The checkpoint owns it from here on. */
+static int open_shard(struct checkpoint *c, const char *path, struct source **out, struct error *err)
 {
-    struct source *s;
-    int rc = checkpoint_open(c, path, &s, err);
-    if (rc)
-        return rc;
-    c->shards[c->shard_count++] = s; /* owned by the checkpoint from here on */
-    uint8_t prefix[SAFETENSORS_PREFIX];
-    uint64_t size = source_identity(s)->size, header_size;
-    size_t available = size < sizeof prefix ? (size_t)size : sizeof prefix;
-    rc = source_read(s, prefix, 0, available, err);
-    if (rc)
-        return rc;
-    rc = safetensors_header_size(prefix, available, size, &header_size, err);
-    if (rc)
-        return error_prefix(err, rc, "%s", source_path(s));
-    char *header = malloc(header_size + 1);
-    if (!header)
-        return error_set(err, -ENOMEM, "out of memory");
-    rc = source_read(s, header, SAFETENSORS_PREFIX, header_size, err);
-    if (!rc) {
-        rc = safetensors_parse(header, header_size, size, (uint32_t)(c->shard_count - 1),
-                               &c->tensors, err);
-        rc = rc ? error_prefix(err, rc, "%s", source_path(s)) : 0;
+    const struct checkpoint_file *f = checkpoint_find_file(c, path);
+    if (!f || f->missing) {
+        c->incomplete = true;
+        return error_set(err, -ENOENT, "%s is missing", path);
     }
-    free(header);
+    int rc = checkpoint_open(c, path, out, err);
+    if (!rc)
+        c->shards[c->shard_count++] = *out;
     return rc;
 }
 
@@ -253,6 +241,17 @@ const struct tensor *checkpoint_find_tensor(const struct checkpoint *c, const ch
     return c->tensors.count
                ? bsearch(&key, c->tensors.items, c->tensors.count, sizeof key, by_name)
                : NULL;
+}
+
+static int sort_tensors(struct checkpoint *c, struct error *err)
+{
+    if (c->tensors.count)
+        qsort(c->tensors.items, c->tensors.count, sizeof *c->tensors.items, by_name);
+    for (size_t i = 1; i < c->tensors.count; i++)
+        if (by_name(&c->tensors.items[i - 1], &c->tensors.items[i]) == 0)
+            return error_set(err, -EINVAL, "tensor \"%s\" is in two files",
+                             c->tensors.items[i].name);
+    return 0;
 }
 
 /* The index must name the tensors that are there, no more and no less. */
@@ -275,68 +274,131 @@ static int check_index(const struct checkpoint *c, const struct safetensors_inde
     return 0;
 }
 
-/* The names of the weight files: those of the index if there is one, else model*.safetensors as
- * the converter takes them, else all safetensors files. */
-static size_t pick_shards(const struct checkpoint *c, const char *prefix, const char **out)
+/* Which files hold the weights of a checkpoint without an index: the first rule that finds any, as
+ * the converter has them, and beyond it whatever there is. */
+static const struct shard_rule {
+    enum container_kind kind;
+    const char *head, *tail;
+    const char *index; /* that names the files, where it is there */
+} shard_rules[] = {
+    {CONTAINER_SAFETENSORS, "model", ".safetensors", "model.safetensors.index.json"},
+    {CONTAINER_TORCH, "pytorch_model", ".bin", "pytorch_model.bin.index.json"},
+    {CONTAINER_SAFETENSORS, "", ".safetensors", NULL},
+    {CONTAINER_TORCH, "", ".pt", NULL},
+    {CONTAINER_TORCH, "", ".pth", NULL},
+    {CONTAINER_TORCH, "", ".bin", NULL},
+};
+
+static size_t pick_shards(const struct checkpoint *c, const struct shard_rule *rule,
+                          const char **out)
 {
     size_t n = 0;
     for (size_t i = 0; i < c->file_count; i++) {
         const struct checkpoint_file *f = &c->files[i];
-        if (!f->folder && !strchr(f->path, '/') && ends_with(f->path, ".safetensors") &&
-            strncmp(f->path, prefix, strlen(prefix)) == 0)
+        if (!f->folder && !f->outside && !f->missing && !strchr(f->path, '/') &&
+            ends_with(f->path, rule->tail) &&
+            strncmp(f->path, rule->head, strlen(rule->head)) == 0)
             out[n++] = f->path;
     }
     return n;
 }
 
-static int load_tensors(struct checkpoint *c, struct error *err)
+/* The rule that applies and the files it finds; NULL where there are no weights. */
+static const struct shard_rule *find_shards(const struct checkpoint *c, const char **out,
+                                            size_t *count)
 {
-    static const char index_name[] = "model.safetensors.index.json";
-    struct safetensors_index index = {0};
-    const char **shards = NULL;
-    size_t count = 0;
-    int rc = 0;
-    bool indexed = checkpoint_find_file(c, index_name) != NULL;
-    if (indexed) {
-        struct blob file;
-        rc = read_file(c, index_name, &file, err);
-        if (rc)
-            return rc;
-        rc = safetensors_index_parse(file.data, file.size, &index, err);
-        free((void *)file.data);
-        if (rc)
-            return error_prefix(err, rc, "%s%s%s", c->path, *c->path ? "/" : "", index_name);
-        count = index.shard_count;
-    }
-    shards = reallocarray(NULL, count + c->file_count, sizeof *shards);
-    c->shards = calloc(count + c->file_count, sizeof *c->shards);
-    if (!shards || !c->shards) {
-        rc = error_set(err, -ENOMEM, "out of memory");
-        goto out;
-    }
-    if (indexed)
-        memcpy(shards, index.shards, count * sizeof *shards);
-    else if (!(count = pick_shards(c, "model", shards)))
-        count = pick_shards(c, "", shards);
-    if (!count)
-        rc = error_set(err, -ENOENT, "there are no safetensors files");
-    for (size_t i = 0; !rc && i < count; i++)
-        rc = load_shard(c, shards[i], err);
+    size_t rules = sizeof shard_rules / sizeof *shard_rules;
+    for (size_t i = 0; i < rules; i++)
+        if ((*count = pick_shards(c, &shard_rules[i], out)))
+            return &shard_rules[i];
+    for (size_t i = 0; i < rules; i++) /* an index alone names what is missing */
+        if (shard_rules[i].index && checkpoint_find_file(c, shard_rules[i].index))
+            return &shard_rules[i];
+    return NULL;
+}
+
+static int read_index(struct checkpoint *c, const char *name, struct safetensors_index *index,
+                      struct error *err)
+{
+    struct blob file;
+    int rc = read_file(c, name, &file, err);
     if (rc)
-        goto out;
-    if (c->tensors.count)
-        qsort(c->tensors.items, c->tensors.count, sizeof *c->tensors.items, by_name);
-    for (size_t i = 1; i < c->tensors.count; i++)
-        if (by_name(&c->tensors.items[i - 1], &c->tensors.items[i]) == 0) {
-            rc = error_set(err, -EINVAL, "tensor \"%s\" is in two files", c->tensors.items[i].name);
-            goto out;
-        }
-    if (indexed)
-        check_index(c, &index, index_name, &c->problem);
-out:
-    free(shards);
+        return rc;
+    rc = safetensors_index_parse(file.data, file.size, index, err);
+    free((void *)file.data);
+    return rc ? error_prefix(err, rc, "%s", name) : 0;
+}
+
+static int load_shards(struct checkpoint *c, const char *const *shards, size_t count,
+                       struct error *err)
+{
+    c->shards = calloc(count + 1, sizeof *c->shards);
+    int rc = c->shards ? 0 : error_set(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; !rc && i < count; i++) {
+        struct source *s;
+        rc = open_shard(c, shards[i], &s, err);
+        rc = rc ? rc : container_list(s, c->container, (uint32_t)i, &c->tensors, err);
+    }
+    return rc;
+}
+
+static int load_folder(struct checkpoint *c, struct error *err)
+{
+    struct safetensors_index index = {0};
+    size_t count;
+    const char **found = reallocarray(NULL, c->file_count, sizeof *found);
+    if (!found)
+        return error_set(err, -ENOMEM, "out of memory");
+    const struct shard_rule *rule = find_shards(c, found, &count);
+    int rc = 0;
+    if (!rule) {
+        c->incomplete = true;
+        rc = error_set(err, -ENOENT, "there are no weights");
+    } else {
+        c->container = rule->kind;
+        bool indexed = rule->index && checkpoint_find_file(c, rule->index);
+        rc = indexed ? read_index(c, rule->index, &index, err) : 0;
+        rc = rc ? rc : load_shards(c, indexed ? index.shards : found,
+                                   indexed ? index.shard_count : count, err);
+        rc = rc ? rc : sort_tensors(c, err);
+        if (!rc && indexed)
+            check_index(c, &index, rule->index, &c->problem);
+    }
+    free(found);
     safetensors_index_free(&index);
     return rc;
+}
+
+/* Whether a part says of itself what its name says. */
+static bool is_part(const struct gguf_header *h, size_t number, size_t count)
+{
+    double no, of;
+    return gguf_find_number(h, "split.no", &no) && gguf_find_number(h, "split.count", &of) &&
+           no == (double)number && of == (double)count;
+}
+
+/* A GGUF file with all its parts; head becomes the header of the first. */
+static int load_gguf(struct checkpoint *c, struct container_gguf *head, struct error *err)
+{
+    size_t count = c->file_count - 1; /* [0] is the folder */
+    c->container = CONTAINER_GGUF;
+    c->shards = calloc(count + 1, sizeof *c->shards);
+    int rc = c->shards ? 0 : error_set(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; !rc && i < count; i++) {
+        struct source *s;
+        struct container_gguf g = {0};
+        rc = open_shard(c, c->files[i + 1].path, &s, err);
+        rc = rc ? rc : container_read_gguf(s, &g, err);
+        if (!rc && count > 1 && !is_part(&g.header, i, count))
+            rc = error_set(err, -EINVAL, "%s: by its keys it is not part %zu of %zu",
+                           source_path(s), i + 1, count);
+        rc = rc ? rc : container_list_gguf(s, &g, (uint32_t)i, &c->tensors, err);
+        if (!rc && i == 0)
+            *head = g;
+        else
+            container_free_gguf(&g);
+    }
+    return rc ? rc : sort_tensors(c, err);
 }
 
 /* ---- the model ---- */
@@ -354,7 +416,53 @@ static int load_config(struct checkpoint *c, struct error *err)
     return rc ? error_prefix(err, rc, "config.json") : 0;
 }
 
-static void load_model(struct checkpoint *c, const struct checkpoint_options *options)
+/* Whether what is made of a model depends on a file of its folder: weights, config, tokenizer, card. */
+static bool matters(const char *path)
+{
+    static const char *const endings[] = {".json", ".model", ".txt", ".jinja", ".md"};
+    if (container_kind(path) != CONTAINER_NONE)
+        return true;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (ends_with(path, endings[i]))
+            return true;
+    return false;
+}
+
+/* What the folder should have and has not. */
+static int check_complete(struct checkpoint *c, struct error *err)
+{
+    for (size_t i = 0; i < c->file_count; i++)
+        if (c->files[i].missing && matters(c->files[i].path)) {
+            c->incomplete = true;
+            return error_set(err, -ENOENT, "%s is missing", c->files[i].path);
+        }
+    return 0;
+}
+
+static int map_folder(struct checkpoint *c, struct error *err)
+{
+    int rc = load_config(c, err);
+    if (rc)
+        return rc;
+    const char *class_name = config_architecture(&c->config);
+    snprintf(c->architecture, sizeof c->architecture, "%s", class_name ? class_name : "");
+    rc = model_map(&c->config, &c->tensors, &c->model, err);
+    if (!rc)
+        snprintf(c->architecture, sizeof c->architecture, "%s", c->model.arch->gguf);
+    return rc;
+}
+
+static int map_gguf(struct checkpoint *c, const struct container_gguf *head, struct error *err)
+{
+    struct gguf_string arch;
+    if (gguf_find_text(&head->header, "general.architecture", &arch))
+        snprintf(c->architecture, sizeof c->architecture, "%.*s",
+                 arch.size < sizeof c->architecture ? (int)arch.size : 0, arch.data);
+    return gguf_model_map(&head->header, &c->tensors, c->requantize, &c->model, err);
+}
+
+static void load_model(struct checkpoint *c, const struct container_gguf *head,
+                       const struct checkpoint_options *options)
 {
     struct error *err = &c->problem;
     if (options->imatrix) {
@@ -363,10 +471,12 @@ static void load_model(struct checkpoint *c, const struct checkpoint_options *op
         if (c->miscalibrated)
             return;
     }
-    if (*err->text || load_config(c, err) || model_map(&c->config, &c->tensors, &c->model, err))
+    if (*err->text || check_complete(c, err) ||
+        (c->file ? map_gguf(c, head, err) : map_folder(c, err)))
         return;
     c->model.facts.imatrix = c->calibration != NULL;
     c->mapped = true;
+    err->text[0] = '\0';
 }
 
 /* What is made from the files shows their newest time, and no more to anyone than they do. */
@@ -377,11 +487,11 @@ static void set_attributes(struct checkpoint *c)
     c->gid = c->files[0].gid;
     for (size_t i = 0; i < c->file_count; i++) {
         const struct checkpoint_file *f = &c->files[i];
-        if (f->folder || f->outside)
+        if (f->folder || f->outside || f->missing)
             continue;
         if (f->identity.mtime_ns > c->mtime_ns)
             c->mtime_ns = f->identity.mtime_ns;
-        if (!ends_with(f->path, ".safetensors"))
+        if (container_kind(f->path) == CONTAINER_NONE)
             continue;
         c->mode &= f->mode;
         c->uid = f->uid;
@@ -398,26 +508,30 @@ int checkpoint_load(const struct checkpoint_options *options, struct checkpoint 
     c->refs = 1;
     c->root = options->root;
     c->set = options->set;
+    c->requantize = options->requantize;
+    c->container = CONTAINER_NONE;
     pthread_mutex_init(&c->lock, NULL);
     c->name = strdup(options->name);
-    c->folder = strdup(options->folder);
+    c->base = strdup(options->base);
     c->path = strdup(options->path);
-    int rc = c->name && c->folder && c->path ? list_files(c, err)
-                                             : error_set(err, -ENOMEM, "out of memory");
+    c->file = options->file ? strdup(options->file) : NULL;
+    int rc = c->name && c->base && c->path && !c->file == !options->file
+                 ? list_files(c, err)
+                 : error_set(err, -ENOMEM, "out of memory");
     if (rc) {
         checkpoint_unref(c);
         return rc;
     }
     set_attributes(c);
-    if (load_tensors(c, &c->unreadable)) {
+    struct container_gguf head = {0};
+    if (c->file ? load_gguf(c, &head, &c->unreadable) : load_folder(c, &c->unreadable)) {
         tensor_list_free(&c->tensors);
         c->problem = c->unreadable;
     } else {
         c->unreadable.text[0] = '\0';
-        load_model(c, options);
-        if (c->mapped)
-            c->problem.text[0] = '\0';
+        load_model(c, &head, options);
     }
+    container_free_gguf(&head);
     *out = c;
     return 0;
 }
@@ -435,6 +549,11 @@ void checkpoint_unref(struct checkpoint *c)
     for (int i = 0; i < RECIPE_COUNT; i++)
         image_unref(c->images[i]);
     bytes_unref(c->keys);
+    if (c->hf)
+        hf_model_free(c->hf);
+    free(c->hf);
+    bytes_unref(c->hf_texts[0]);
+    bytes_unref(c->hf_texts[1]);
     model_free(&c->model);
     config_free(&c->config);
     calibration_unref(c->calibration);
@@ -445,8 +564,9 @@ void checkpoint_unref(struct checkpoint *c)
     arena_free(&c->arena);
     free(c->files);
     free(c->name);
-    free(c->folder);
+    free(c->base);
     free(c->path);
+    free(c->file);
     pthread_mutex_destroy(&c->lock);
     free(c);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * One model of a store as it was found: its files, its tensors, its config, and how it maps to
- * GGUF. Loading reads config.json and the headers of its safetensors files, nothing else. Once
- * loaded it does not change; a checkpoint whose files change is replaced by a new one.
+ * GGUF. It is a folder, or a GGUF file with its further parts. Loading reads config.json and the
+ * headers of the weight files, nothing else. Once loaded it does not change; a checkpoint whose
+ * files change is replaced by a new one.
  *
  * What is wrong with a checkpoint takes away only what depends on it: without a mapping there are
  * no recipes but still tensors, without readable headers still its own files.
@@ -13,6 +14,7 @@
 #include "codec/model.h"
 #include "daemon/calibration.h"
 #include "daemon/source.h"
+#include "fs/container.h"
 #include "fs/image.h"
 
 #include <pthread.h>
@@ -23,6 +25,7 @@ struct checkpoint_file {
     const char *path; /* relative to the checkpoint */
     bool folder;
     bool outside; /* a link that leaves the store: not shown */
+    bool missing; /* a link to nothing, or a part of a split file that is not there: not shown */
     mode_t mode;
     uid_t uid;
     gid_t gid;
@@ -33,19 +36,25 @@ struct checkpoint {
     _Atomic unsigned refs;
     /* All constant once loaded. */
     char *name;   /* in the tree */
-    char *folder; /* the name of its folder, from which general.name and others derive */
-    char *path;   /* relative to the store, "" for the store itself */
-    int root;     /* the store's folder; not owned */
+    char *base;   /* the name that its GGUF files have, and from which general.name and others
+                     derive: that of its folder or file */
+    char *path;   /* its folder, relative to the root; "" for the root itself */
+    char *file;   /* a GGUF model's (first) file in that folder; NULL: all of the folder */
+    const struct beneath *root; /* not owned */
+    bool requantize;            /* recipes of what is quantized already */
     struct source_set *set;
     struct checkpoint_file *files; /* sorted by path */
     size_t file_count;
     struct arena arena;
+    enum container_kind container;
     struct source **shards; /* by the file number of the tensors */
     size_t shard_count;
     struct tensor_list tensors; /* sorted by name */
     struct config config;
     struct model model;
+    char architecture[64];     /* GGUF's name for it, else that of config.json's class, else "" */
     bool mapped;               /* recipes are offered */
+    bool incomplete;           /* files are missing: then the problem says which */
     struct error problem;      /* why not; "" if they are */
     struct error unreadable;   /* why there are no tensors; "" if there are */
     struct calibration *calibration;
@@ -54,19 +63,24 @@ struct checkpoint {
     mode_t mode;               /* permissions to read that all weight files give */
     uid_t uid;                 /* owner of the weight files */
     gid_t gid;
-    /* What is made at first use, by lock; see gguf_file.h. */
+    /* What is made at first use, by lock; see gguf_file.h and hf_file.h. */
     pthread_mutex_t lock;
+    struct hf_model *hf;
+    struct bytes *hf_texts[2];
     struct bytes *keys;
     uint64_t key_count;
     struct image *images[RECIPE_COUNT];
     uint64_t sizes[RECIPE_COUNT]; /* 0: not known yet */
-    _Atomic size_t footprint;     /* of keys and images; not by lock */
+    _Atomic size_t footprint;     /* of all these; not by lock */
 };
 
+struct hf_model;
+
 struct checkpoint_options {
-    const char *name, *folder, *path;
-    int root;
+    const char *name, *base, *path, *file; /* as in struct checkpoint */
+    const struct beneath *root;
     struct source_set *set;
+    bool requantize;
     const char *imatrix;         /* a file to read, or NULL */
     const char *imatrix_name;    /* what to call it in metadata */
 };
@@ -80,15 +94,13 @@ void checkpoint_unref(struct checkpoint *c);
 /* Whether the folder and all its files are what they were. */
 bool checkpoint_is_current(const struct checkpoint *c);
 
-/* Opens one of its files, by path relative to the checkpoint. */
+/* Opens one of its files, by path relative to the checkpoint. -ESTALE where it is no longer what it
+ * was when the checkpoint was loaded. */
 int checkpoint_open(const struct checkpoint *c, const char *path, struct source **out,
                     struct error *err);
 
 /* NULL if there is none of that name. */
 const struct checkpoint_file *checkpoint_find_file(const struct checkpoint *c, const char *path);
 const struct tensor *checkpoint_find_tensor(const struct checkpoint *c, const char *name);
-
-/* Whether a folder looks like a checkpoint: it has config.json or safetensors files. */
-bool checkpoint_is_folder(int root, const char *path);
 
 #endif

@@ -46,6 +46,8 @@ static void print_json(const struct tree *t, FILE *out)
     json_t *root = json_object();
     json_object_set_new(root, "version", json_string(QUANTFS_VERSION));
     json_object_set_new(root, "store", json_string(store_path(t->store)));
+    json_object_set_new(root, "requantize", json_boolean(t->options->requantize));
+    json_object_set_new(root, "follow_links", json_boolean(t->options->follow_links));
     json_object_set_new(root, "isa", json_string(t->isa->name));
     json_object_set_new(root, "pid", json_integer(getpid()));
     json_object_set_new(root, "uptime_seconds", json_integer((json_int_t)uptime(t)));

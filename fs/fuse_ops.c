@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 
 enum {
     MAX_BACKGROUND = 64,          /* requests of read-ahead in flight */
@@ -41,7 +42,7 @@ static void lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct fuse_entry_param entry = {.generation = 1};
     int rc = tree_lookup(tree_of(req), parent, name, &entry.ino, &entry.attr);
     entry.entry_timeout = entry.attr_timeout =
-        parent == FUSE_ROOT_ID ? model_timeout : inner_timeout;
+        tree_holds_models(parent) ? model_timeout : inner_timeout;
     if (rc == 0 || rc == -ENOENT) /* an entry without a node is a name that is not there */
         fuse_reply_entry(req, &entry);
     else
@@ -56,7 +57,7 @@ static void getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
     if (rc)
         fuse_reply_err(req, -rc);
     else
-        fuse_reply_attr(req, &st, node == FUSE_ROOT_ID ? model_timeout : inner_timeout);
+        fuse_reply_attr(req, &st, tree_holds_models(node) ? model_timeout : inner_timeout);
 }
 
 static void open_file(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
@@ -105,16 +106,22 @@ static void read_file(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset
                       struct fuse_file_info *fi)
 {
     (void)node;
-    size_t done;
+    struct reading r;
+    struct iovec iov[READING_PIECES];
     uint8_t *buf = reply_buffer();
     struct file *f = (struct file *)(uintptr_t)fi->fh;
     int rc = -EIO;
     if (buf && size <= READ_MAX && offset >= 0)
-        rc = tree_read(tree_of(req), f, (uint64_t)offset, size, buf, &done);
-    if (rc)
+        rc = tree_read(tree_of(req), f, (uint64_t)offset, size, buf, &r);
+    if (rc) {
         fuse_reply_err(req, -rc);
-    else
-        fuse_reply_buf(req, (char *)buf, done);
+        return;
+    }
+    for (size_t i = 0; i < r.count; i++)
+        iov[i] = (struct iovec){(void *)(uintptr_t)r.pieces[i].data, r.pieces[i].size};
+    struct tiles *tiles = tree_of(req)->tiles; /* the request is gone once it is replied to */
+    fuse_reply_iov(req, iov, (int)r.count);
+    reading_end(tiles, &r);
 }
 
 static void open_folder(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
@@ -126,7 +133,7 @@ static void open_folder(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *
         return;
     }
     fi->fh = (uint64_t)(uintptr_t)l;
-    fi->cache_readdir = fi->keep_cache = node != FUSE_ROOT_ID;
+    fi->cache_readdir = fi->keep_cache = !tree_holds_models(node);
     if (fuse_reply_open(req, fi))
         listing_free(l);
 }
@@ -200,7 +207,6 @@ static void stat_fs(fuse_req_t req, fuse_ino_t node)
     }
     st.f_bfree = st.f_bavail = st.f_ffree = st.f_favail = 0;
     st.f_namemax = 255;
-    st.f_flag |= ST_RDONLY;
     fuse_reply_statfs(req, &st);
 }
 

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/gguf_file.h"
 
+#include "codec/gguf_model.h"
+#include "daemon/build_id.h"
+#include "daemon/log.h"
+
 #include <errno.h>
 #include <inttypes.h>
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +15,8 @@ enum {
     QUANTIZATION_VERSION = 2,
     KEY_TEXT_MAX = 127,          /* llama-quantize cuts file and dataset names here */
     FILE_MAX = 256 << 20,        /* of tokenizer.json and its kin */
+    KEYS_KEPT_MIN = 256 << 10,   /* bytes of keys that are worth a place in the cache */
+    KEYS_MAX = 256 << 20,
 };
 
 /* ---- the keys that all recipes share ---- */
@@ -36,6 +43,8 @@ static int get_file(void *context, const char *name, struct blob *out, struct er
         return 0;
     if (f->outside)
         return error_set(err, -EXDEV, "%s: leads out of the store", name);
+    if (f->missing)
+        return error_set(err, -ENOENT, "%s: a link to nothing", name);
     int rc = checkpoint_open(loader->checkpoint, name, &s, err);
     if (rc)
         return rc;
@@ -59,15 +68,106 @@ static int get_file(void *context, const char *name, struct blob *out, struct er
     return 0;
 }
 
-/* By c->lock. */
-static int make_keys(struct checkpoint *c, struct error *err)
+static void warn(void *context, const char *sentence)
 {
+    struct loader *loader = context;
+    log_warning("%s: %s", loader->checkpoint->name, sentence);
+}
+
+static int put_folder_keys(struct checkpoint *c, struct gguf_keys *keys, struct error *err)
+{
+    struct loader loader = {.checkpoint = c};
+    struct model_files files = {.get = get_file, .warn = warn, .context = &loader};
+    int rc = model_put_keys(&c->model, &c->config, c->base, &files, keys, err);
+    for (struct loaded_file *f; (f = loader.files);) {
+        loader.files = f->next;
+        free(f);
+    }
+    return rc;
+}
+
+/* A GGUF's own keys stay as they are. */
+static int put_gguf_keys(struct checkpoint *c, struct gguf_keys *keys, struct error *err)
+{
+    struct container_gguf g;
+    int rc = container_read_gguf(c->shards[0], &g, err);
+    rc = rc ? rc : gguf_model_put_keys(&g.header, c->calibration != NULL, keys, err);
+    container_free_gguf(&g);
+    return rc;
+}
+
+/* ---- the cache of keys ---- */
+
+static void hash_text(crypto_hash_sha256_state *state, const char *s)
+{
+    crypto_hash_sha256_update(state, (const uint8_t *)s, strlen(s) + 1);
+}
+
+/* All that the keys follow from: this program, the name, and what tells the model's files. */
+static void keys_key(const struct checkpoint *c, uint8_t key[KEY_SIZE])
+{
+    uint8_t id[64] = {0};
+    crypto_hash_sha256_state state;
+    crypto_hash_sha256_init(&state);
+    hash_text(&state, "quantfs keys 1");
+    crypto_hash_sha256_update(&state, id, build_id(id, sizeof id));
+    hash_text(&state, c->base);
+    for (size_t i = 1; i < c->file_count; i++) {
+        const struct checkpoint_file *f = &c->files[i];
+        hash_text(&state, f->path);
+        crypto_hash_sha256_update(&state, (const uint8_t *)&f->identity, sizeof f->identity);
+    }
+    for (size_t i = 0; i < c->shard_count; i++) {
+        uint64_t filesystem = source_filesystem(c->shards[i]);
+        crypto_hash_sha256_update(&state, (const uint8_t *)&filesystem, sizeof filesystem);
+    }
+    crypto_hash_sha256_final(&state, key);
+}
+
+/* The number of keys, then the keys. */
+static bool load_keys(struct checkpoint *c, struct cache *cache, const uint8_t key[KEY_SIZE])
+{
+    uint8_t *data;
+    size_t size;
+    if (!cache_load_whole(cache, key, KEYS_MAX, &data, &size))
+        return false;
+    if (size > sizeof c->key_count) {
+        memcpy(&c->key_count, data, sizeof c->key_count);
+        c->keys = bytes_new(data + sizeof c->key_count, size - sizeof c->key_count);
+    }
+    free(data);
+    return c->keys != NULL;
+}
+
+static void store_keys(const struct gguf_keys *keys, struct cache *cache,
+                       const uint8_t key[KEY_SIZE])
+{
+    struct buffer whole = {0};
+    buffer_add_u64(&whole, keys->count);
+    buffer_add(&whole, keys->bytes.data, keys->bytes.size);
+    if (!whole.failed)
+        cache_store_whole(cache, key, whole.data, whole.size);
+    buffer_free(&whole);
+}
+
+/* By c->lock. */
+static int make_keys(struct checkpoint *c, struct cache *cache, struct error *err)
+{
+    uint8_t key[KEY_SIZE];
     if (c->keys)
         return 0;
-    struct loader loader = {.checkpoint = c};
-    struct model_files files = {.get = get_file, .context = &loader};
+    bool own = c->container == CONTAINER_GGUF; /* copied from the file, which is quick */
+    if (cache && !own) {
+        keys_key(c, key);
+        if (load_keys(c, cache, key)) {
+            c->footprint += c->keys->size;
+            return 0;
+        }
+    }
     struct gguf_keys keys = {0};
-    int rc = model_put_keys(&c->model, &c->config, c->folder, &files, &keys, err);
+    int rc = own ? put_gguf_keys(c, &keys, err) : put_folder_keys(c, &keys, err);
+    if (!rc && cache && !own && keys.bytes.size >= KEYS_KEPT_MIN)
+        store_keys(&keys, cache, key);
     if (!rc) {
         c->keys = bytes_new(keys.bytes.data, keys.bytes.size);
         c->key_count = keys.count;
@@ -76,10 +176,6 @@ static int make_keys(struct checkpoint *c, struct error *err)
             rc = error_set(err, -ENOMEM, "out of memory");
     }
     buffer_free(&keys.bytes);
-    for (struct loaded_file *f; (f = loader.files);) {
-        loader.files = f->next;
-        free(f);
-    }
     return rc;
 }
 
@@ -218,14 +314,14 @@ static int add_tensor(const struct checkpoint *c, const struct model_tensor *t,
     return 0;
 }
 
-static int make_image(struct checkpoint *c, const struct recipe *recipe, struct image **out,
-                      struct error *err)
+static int make_image(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
+                      struct image **out, struct error *err)
 {
     const struct format **formats_of = calloc(c->model.count, sizeof *formats_of);
     struct image *image = image_new();
     int rc = formats_of && image ? assign(c, recipe, formats_of, err)
                                  : error_set(err, -ENOMEM, "out of memory");
-    rc = rc ? rc : make_keys(c, err);
+    rc = rc ? rc : make_keys(c, cache, err);
     rc = rc ? rc : add_header(c, recipe, formats_of, image, err);
     for (size_t i = 0; !rc && i < c->model.count; i++)
         rc = add_tensor(c, &c->model.tensors[i], formats_of[i], image, err);
@@ -241,8 +337,8 @@ static int make_image(struct checkpoint *c, const struct recipe *recipe, struct 
     return rc;
 }
 
-int gguf_file_get(struct checkpoint *c, const struct recipe *recipe, struct image **out,
-                  struct error *err)
+int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
+                  struct image **out, struct error *err)
 {
     if (!c->mapped) {
         error_set(err, -ENOTSUP, "%s", c->problem.text);
@@ -250,7 +346,7 @@ int gguf_file_get(struct checkpoint *c, const struct recipe *recipe, struct imag
     }
     long i = recipe - recipes;
     pthread_mutex_lock(&c->lock);
-    int rc = c->images[i] ? 0 : make_image(c, recipe, &c->images[i], err);
+    int rc = c->images[i] ? 0 : make_image(c, cache, recipe, &c->images[i], err);
     if (!rc) {
         *out = image_ref(c->images[i]);
         c->sizes[i] = c->images[i]->size;
@@ -259,8 +355,8 @@ int gguf_file_get(struct checkpoint *c, const struct recipe *recipe, struct imag
     return rc ? error_prefix(err, rc, "%s", c->name) : 0;
 }
 
-int gguf_file_size(struct checkpoint *c, const struct recipe *recipe, uint64_t *size,
-                   struct error *err)
+int gguf_file_size(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
+                   uint64_t *size, struct error *err)
 {
     pthread_mutex_lock(&c->lock);
     *size = c->sizes[recipe - recipes];
@@ -268,7 +364,7 @@ int gguf_file_size(struct checkpoint *c, const struct recipe *recipe, uint64_t *
     if (*size)
         return 0;
     struct image *image;
-    int rc = gguf_file_get(c, recipe, &image, err);
+    int rc = gguf_file_get(c, cache, recipe, &image, err);
     if (!rc) {
         *size = image->size;
         image_unref(image);
@@ -296,11 +392,14 @@ void gguf_file_forget(struct checkpoint *c)
 {
     pthread_mutex_lock(&c->lock);
     for (int i = 0; i < RECIPE_COUNT; i++) {
+        if (c->images[i])
+            c->footprint -= image_footprint(c->images[i]);
         image_unref(c->images[i]);
         c->images[i] = NULL;
     }
+    if (c->keys)
+        c->footprint -= c->keys->size;
     bytes_unref(c->keys);
     c->keys = NULL;
-    c->footprint = 0;
     pthread_mutex_unlock(&c->lock);
 }

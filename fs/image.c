@@ -126,24 +126,104 @@ static const struct segment *find(const struct image *image, uint64_t offset)
     return &image->segments[lo];
 }
 
-/* Copies bytes [at, at + n) of an encoding, tile by tile. */
-static int read_tensor(struct encoding *e, struct tiles *tiles, uint64_t at, size_t n,
-                       enum job_class class, uint8_t *buf, struct error *err)
+/* ---- reading ---- */
+
+static void let_go(struct tiles *tiles, const struct piece *p)
+{
+    if (p->tile)
+        tile_put(tiles, p->tile, (uint32_t)p->size);
+}
+
+void reading_end(struct tiles *tiles, struct reading *r)
+{
+    for (size_t i = 0; i < r->count; i++)
+        let_go(tiles, &r->pieces[i]);
+    r->count = r->size = 0;
+}
+
+/* Copies all pieces to their places in the buffer, where they are one, and holds no tile any more. */
+static void settle(struct tiles *tiles, struct reading *r)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < r->count; i++) {
+        if (r->pieces[i].data != r->buf + at)
+            memcpy(r->buf + at, r->pieces[i].data, r->pieces[i].size);
+        at += r->pieces[i].size;
+        let_go(tiles, &r->pieces[i]);
+    }
+    r->pieces[0] = (struct piece){r->buf, at, NULL};
+    r->count = at > 0;
+}
+
+static void add_piece(struct tiles *tiles, struct reading *r, const uint8_t *data, size_t n,
+                      struct tile *tile)
+{
+    if (r->count == READING_PIECES)
+        settle(tiles, r);
+    r->pieces[r->count++] = (struct piece){data, n, tile};
+    r->size += n;
+}
+
+/* Bytes [at, at + n) of an encoding, tile by tile. */
+static int map_tensor(struct encoding *e, struct tiles *tiles, uint64_t at, size_t n,
+                      enum job_class class, struct reading *r, struct error *err)
 {
     while (n) {
         uint64_t index = at / e->tile_size, skip = at % e->tile_size;
         size_t run = encoding_tile_size(e, index) - (size_t)skip;
         if (run > n)
             run = n;
-        struct tile *tile;
-        int rc = tile_get(tiles, e, index, class, &tile, err);
-        if (rc)
-            return rc;
-        memcpy(buf, tile_data(tile) + skip, run);
-        tile_put(tiles, tile, (uint32_t)run);
+        struct tile *tile = tile_take(tiles, e, index);
+        if (!tile) {
+            settle(tiles, r); /* nobody waits with a tile in hand */
+            int rc = tile_get(tiles, e, index, class, &tile, err);
+            if (rc)
+                return rc;
+        }
+        add_piece(tiles, r, tile_data(tile) + skip, run, tile);
         at += run;
-        buf += run;
         n -= run;
+    }
+    return 0;
+}
+
+static int map_segment(const struct segment *s, struct tiles *tiles, uint64_t at, size_t n,
+                       enum job_class class, struct reading *r, struct error *err)
+{
+    uint8_t *own = r->buf + r->size; /* its place in the buffer */
+    int rc = 0;
+    switch (s->kind) {
+    case SEGMENT_TENSOR: return map_tensor(s->encoding, tiles, at, n, class, r, err);
+    case SEGMENT_BYTES:
+        add_piece(tiles, r, s->bytes->data + s->from + at, n, NULL);
+        return 0;
+    case SEGMENT_ZEROS: memset(own, 0, n); break;
+    case SEGMENT_FILE: rc = source_read(s->source, own, s->from + at, n, err); break;
+    }
+    if (!rc)
+        add_piece(tiles, r, own, n, NULL);
+    return rc;
+}
+
+int image_map(const struct image *image, struct tiles *tiles, uint64_t offset, size_t size,
+              bool urgent, uint8_t *buf, struct reading *r, struct error *err)
+{
+    r->buf = buf;
+    r->count = r->size = 0;
+    if (offset >= image->size)
+        return 0;
+    if (size > image->size - offset)
+        size = (size_t)(image->size - offset);
+    for (const struct segment *s = find(image, offset); r->size < size; s++) {
+        uint64_t at = offset + r->size - s->offset;
+        size_t n = size - r->size;
+        if (n > s->length - at)
+            n = (size_t)(s->length - at);
+        int rc = map_segment(s, tiles, at, n, urgent ? JOB_URGENT : JOB_DEMAND, r, err);
+        if (rc) {
+            reading_end(tiles, r);
+            return rc;
+        }
     }
     return 0;
 }
@@ -151,32 +231,15 @@ static int read_tensor(struct encoding *e, struct tiles *tiles, uint64_t at, siz
 int image_read(const struct image *image, struct tiles *tiles, uint64_t offset, size_t size,
                bool urgent, uint8_t *buf, size_t *done, struct error *err)
 {
-    *done = 0;
-    if (offset >= image->size)
-        return 0;
-    if (size > image->size - offset)
-        size = (size_t)(image->size - offset);
-    for (const struct segment *s = find(image, offset); *done < size; s++) {
-        uint64_t at = offset + *done - s->offset;
-        size_t n = size - *done;
-        if (n > s->length - at)
-            n = (size_t)(s->length - at);
-        int rc = 0;
-        switch (s->kind) {
-        case SEGMENT_BYTES: memcpy(buf + *done, s->bytes->data + s->from + at, n); break;
-        case SEGMENT_ZEROS: memset(buf + *done, 0, n); break;
-        case SEGMENT_FILE: rc = source_read(s->source, buf + *done, s->from + at, n, err); break;
-        case SEGMENT_TENSOR:
-            rc = read_tensor(s->encoding, tiles, at, n, urgent ? JOB_URGENT : JOB_DEMAND,
-                             buf + *done, err);
-            break;
-        }
-        if (rc)
-            return rc;
-        *done += n;
-    }
-    return 0;
+    struct reading r;
+    int rc = image_map(image, tiles, offset, size, urgent, buf, &r, err);
+    *done = r.size;
+    if (!rc)
+        settle(tiles, &r);
+    return rc;
 }
+
+/* ---- ahead of the reader ---- */
 
 /* Starts on the tiles of bytes [at, end) of an encoding; false when there is no room for more. */
 static bool prefetch_tensor(struct encoding *e, struct tiles *tiles, uint64_t at, uint64_t end,

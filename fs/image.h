@@ -62,9 +62,31 @@ void image_add_tensor(struct image *image, struct encoding *encoding);
 /* What the image itself takes in memory, without the bytes it shares. */
 size_t image_footprint(const struct image *image);
 
-/* Reads [offset, offset + size), cut at the end of the image; *done becomes the bytes read. All of
- * them are right, or the result is an error with its sentence. urgent: before what else is
- * being read. */
+/* The bytes of a range, in pieces that lie in the buffer, in the image, or in tiles that are held. */
+enum { READING_PIECES = 8 };
+
+struct piece {
+    const uint8_t *data;
+    size_t size;
+    struct tile *tile; /* held; NULL: none */
+};
+
+struct reading {
+    uint8_t *buf; /* the caller's: room for the whole range */
+    struct piece pieces[READING_PIECES];
+    size_t count, size; /* size: bytes of all pieces */
+};
+
+/* Maps [offset, offset + size), cut at the end of the image, to pieces. All of them are right, or
+ * the result is an error with its sentence and there is nothing to be ended. urgent: before what
+ * else is being read. */
+int image_map(const struct image *image, struct tiles *tiles, uint64_t offset, size_t size,
+              bool urgent, uint8_t *buf, struct reading *r, struct error *err);
+
+/* Lets go of the tiles. */
+void reading_end(struct tiles *tiles, struct reading *r);
+
+/* As image_map, all of it copied into buf; *done becomes the bytes read. */
 int image_read(const struct image *image, struct tiles *tiles, uint64_t offset, size_t size,
                bool urgent, uint8_t *buf, size_t *done, struct error *err);
 

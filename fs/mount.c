@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -86,10 +87,11 @@ static bool is_inside(const char *path, const char *folder)
     return strncmp(path, folder, n) == 0 && (path[n] == '/' || path[n] == '\0' || n == 1);
 }
 
+/* By statfs, whose answer the kernel never keeps: attributes outlive the daemon. */
 bool mount_is_stale(const char *mount_point)
 {
-    struct stat st;
-    return stat(mount_point, &st) && errno == ENOTCONN;
+    struct statvfs st;
+    return statvfs(mount_point, &st) && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
 /* realpath for mount points: the point itself may not answer any more. */
@@ -290,6 +292,7 @@ static int serve(struct session *s, const char *cache)
     struct error err;
     sigset_t old;
     block_signals(&old);
+    signal(SIGXFSZ, SIG_IGN); /* under ulimit -f: a write to the cache fails, and that is all */
     int rc = service_start(&s->service, cache, &err);
     if (rc)
         log_error("%s", err.text);

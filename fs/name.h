@@ -16,8 +16,8 @@ enum { NAME_BYTES = 255 };
 /* out: NAME_BYTES + 1 bytes */
 void name_encode(const char *raw, char *out);
 
-/* The raw name that an encoded one stands for, or false where it is no such name, or one that was
- * cut, which cannot be undone. out: NAME_BYTES + 1 bytes. */
+/* The raw name that an encoded one stands for, or false where it is no such name. One that was cut
+ * cannot be undone: that is false, too, or a name that nothing has. out: NAME_BYTES + 1 bytes. */
 bool name_decode(const char *encoded, char *out);
 
 #endif

@@ -22,7 +22,7 @@ struct options {
     uint64_t memory, workers, readahead;
     char *imatrix;
     char *forms;         /* as given */
-    bool notensors, allow_other;
+    bool notensors, requantize, follow_links, allow_other;
     uint64_t uid, gid, umask; /* UINT64_MAX: not given */
     char *log, *loglevel;
     /* Derived. */

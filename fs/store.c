@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/store.h"
 
-#include "daemon/beneath.h"
 #include "daemon/log.h"
 #include "fs/gguf_file.h"
+#include "fs/hf_file.h"
+#include "fs/scan.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,11 +16,10 @@
 
 enum { CHECK_SECONDS = 1 };
 
-/* One state of a model. */
+/* One state of a model, or a group. The strings are constant and in one piece of memory. */
 struct slot {
-    char *name, *path; /* constant */
+    char *name, *base, *path, *file; /* as in scan.h; a group has a name only */
     bool dead;         /* changed or gone; by the store's lock */
-    bool seen;         /* during a scan; by the store's lock */
     int64_t checked;   /* seconds, monotonic; by the store's lock */
     uint64_t used;     /* a clock; by the store's lock */
     pthread_mutex_t lock; /* held while loading; before the store's lock */
@@ -31,19 +28,22 @@ struct slot {
 
 struct store {
     char path[PATH_MAX];
-    int root;
-    bool single;        /* the folder itself is the checkpoint */
+    struct scan_start start;
+    bool requantize;
     struct source_set *set;
     char *imatrix;      /* absolute, NULL: none */
     char *imatrix_name; /* as given */
     bool imatrix_file;  /* one file, for the one model there was */
     char *imatrix_model;
     pthread_mutex_t lock;
+    struct watch *watch;   /* by lock */
+    struct scan scan;      /* the last one; by lock */
     struct slot **slots;   /* by number - 1; by lock */
     size_t count, capacity; /* by lock */
     uint32_t *live;        /* numbers, sorted by name; by lock */
     size_t live_count, live_capacity;
     int64_t scanned;       /* by lock */
+    bool outdated;         /* scan again, whatever the watch says; by lock */
     uint64_t clock;        /* by lock */
 };
 
@@ -54,7 +54,9 @@ static int64_t now_seconds(void)
     return now.tv_sec + 1; /* 0 is "never" */
 }
 
-/* ---- the table of models ---- */
+/* ---- the table of models and groups ---- */
+
+static bool is_group(const struct slot *slot) { return !slot->path; }
 
 /* Where a name is, or would be, among the live ones. */
 static size_t position(const struct store *s, const char *name, bool *found)
@@ -76,21 +78,42 @@ static size_t position(const struct store *s, const char *name, bool *found)
     return lo;
 }
 
-static struct slot *slot_new(const char *name, const char *path)
+/* A copy behind *end, which moves on; NULL for NULL. */
+static char *pack(char **end, const char *s)
 {
-    struct slot *slot = calloc(1, sizeof *slot);
+    char *copy = s ? *end : NULL;
+    if (s)
+        *end = stpcpy(*end, s) + 1;
+    return copy;
+}
+
+static size_t packed_size(const char *s) { return s ? strlen(s) + 1 : 0; }
+
+/* m->path == NULL: a group */
+static struct slot *slot_new(const struct scan_model *m)
+{
+    struct slot *slot = calloc(1, sizeof *slot + packed_size(m->name) + packed_size(m->base) +
+                                      packed_size(m->path) + packed_size(m->file));
     if (!slot)
         return NULL;
-    slot->name = strdup(name);
-    slot->path = strdup(path);
-    if (!slot->name || !slot->path) {
-        free(slot->name);
-        free(slot->path);
-        free(slot);
-        return NULL;
-    }
+    char *end = (char *)(slot + 1);
+    slot->name = pack(&end, m->name);
+    slot->base = pack(&end, m->base);
+    slot->path = pack(&end, m->path);
+    slot->file = pack(&end, m->file);
     pthread_mutex_init(&slot->lock, NULL);
     return slot;
+}
+
+static bool same(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+static bool is_slot_of(const struct slot *slot, const struct scan_model *m)
+{
+    return same(slot->name, m->name) && same(slot->base, m->base) && same(slot->path, m->path) &&
+           same(slot->file, m->file);
 }
 
 static int grow(void **items, size_t count, size_t *capacity, size_t size)
@@ -106,18 +129,14 @@ static int grow(void **items, size_t count, size_t *capacity, size_t size)
     return 0;
 }
 
-/* A new number for a model. By lock. */
-static int add(struct store *s, const char *name, const char *path)
+/* A new number, which goes to place `at` among the live ones. By lock. */
+static int add(struct store *s, size_t at, const struct scan_model *m)
 {
-    bool found;
-    size_t at = position(s, name, &found);
-    if (found)
-        return 0;
-    if (s->count >= STORE_MODELS_MAX ||
+    if (s->count >= STORE_ENTRIES_MAX || strlen(m->name) >= STORE_NAME_MAX ||
         grow((void **)&s->slots, s->count, &s->capacity, sizeof *s->slots) ||
         grow((void **)&s->live, s->live_count, &s->live_capacity, sizeof *s->live))
         return -ENOMEM;
-    struct slot *slot = slot_new(name, path);
+    struct slot *slot = slot_new(m);
     if (!slot)
         return -ENOMEM;
     s->slots[s->count++] = slot;
@@ -140,43 +159,101 @@ static void retire(struct store *s, size_t at)
 
 /* ---- scanning ---- */
 
-static void scan_entry(struct store *s, const char *name)
+static int by_name(const void *a, const void *b)
 {
-    bool found;
-    size_t at = position(s, name, &found);
-    if (name[0] == '.')
-        return;
-    if (!found && checkpoint_is_folder(s->root, name)) {
-        add(s, name, name);
-        at = position(s, name, &found);
+    return strcmp(((const struct scan_model *)a)->name, ((const struct scan_model *)b)->name);
+}
+
+/* All that should be live: the models that were found and the groups that their names are in.
+ * NULL when memory is out. */
+static struct scan_model *wanted(struct scan *scan, size_t *count)
+{
+    size_t parts = scan->count;
+    for (size_t i = 0; i < scan->count; i++)
+        for (const char *c = scan->models[i].name; *c; c++)
+            parts += *c == '/';
+    struct scan_model *all = reallocarray(NULL, parts + 1, sizeof *all);
+    if (!all)
+        return NULL;
+    size_t n = 0, kept = 0;
+    for (size_t i = 0; i < scan->count; i++) {
+        const char *name = scan->models[i].name;
+        all[n++] = scan->models[i];
+        for (const char *slash = name; (slash = strchr(slash, '/')); slash++) {
+            char *group = arena_strndup(&scan->arena, name, (size_t)(slash - name));
+            if (!group) {
+                free(all);
+                return NULL;
+            }
+            all[n++] = (struct scan_model){.name = group};
+        }
     }
-    if (found)
-        s->slots[s->live[at] - 1]->seen = true;
+    if (n)
+        qsort(all, n, sizeof *all, by_name);
+    for (size_t i = 0; i < n; i++)
+        if (kept == 0 || by_name(&all[kept - 1], &all[i]) != 0)
+            all[kept++] = all[i];
+    *count = kept;
+    return all;
+}
+
+/* Makes the live ones those that are wanted. By lock. */
+static void merge(struct store *s, const struct scan_model *all, size_t count)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < count; i++) {
+        int order = -1;
+        while (at < s->live_count &&
+               (order = strcmp(s->slots[s->live[at] - 1]->name, all[i].name)) < 0)
+            retire(s, at);
+        if (at < s->live_count && order == 0 && !is_slot_of(s->slots[s->live[at] - 1], &all[i])) {
+            retire(s, at);
+            order = 1;
+        }
+        if (at < s->live_count && order == 0) {
+            at++;
+        } else if (add(s, at, &all[i]) == 0) {
+            at++;
+        } else {
+            s->outdated = true; /* another time */
+            return;
+        }
+    }
+    while (at < s->live_count)
+        retire(s, at);
 }
 
 /* Looks for new and gone models, at most once a second. By lock. */
-static void scan(struct store *s)
+static int scan(struct store *s, struct error *err)
 {
     int64_t now = now_seconds();
-    if (s->single || now - s->scanned < CHECK_SECONDS)
-        return;
+    struct scan found;
+    size_t count;
+    if (now - s->scanned < CHECK_SECONDS && !s->outdated)
+        return 0;
+    bool changed = watch_changed(s->watch); /* before the scan, which sees what comes after */
+    if (s->scanned && !s->outdated && !changed)
+        return 0;
     s->scanned = now;
-    int fd = openat(s->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    if (!dir) {
-        if (fd >= 0)
-            close(fd);
-        return;
-    }
-    for (size_t i = 0; i < s->live_count; i++)
-        s->slots[s->live[i] - 1]->seen = false;
-    for (struct dirent *entry; (entry = readdir(dir));)
-        if (entry->d_type == DT_DIR || entry->d_type == DT_LNK || entry->d_type == DT_UNKNOWN)
-            scan_entry(s, entry->d_name);
-    closedir(dir);
-    for (size_t i = s->live_count; i-- > 0;)
-        if (!s->slots[s->live[i] - 1]->seen)
-            retire(s, i);
+    s->outdated = false;
+    int rc = scan_run(&s->start, s->watch, &found, err);
+    if (rc)
+        return rc;
+    struct scan_model *all = wanted(&found, &count);
+    if (all)
+        merge(s, all, count);
+    free(all);
+    scan_free(&s->scan);
+    s->scan = found;
+    return all ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
+/* A store that cannot be read just now keeps what it had. By lock. */
+static void rescan(struct store *s)
+{
+    struct error err;
+    if (scan(s, &err))
+        log_warning("%s: %s", s->path, err.text);
 }
 
 /* ---- opening ---- */
@@ -193,30 +270,18 @@ static int resolve_imatrix(struct store *s, const char *given, struct error *err
         return error_set(err, -ENOMEM, "out of memory");
     if (!s->imatrix_file)
         return 0;
-    if (s->live_count != 1)
+    if (s->scan.count != 1)
         return error_set(err, -EINVAL,
                          "imatrix=%s: one file cannot serve the %zu models of this store; give a "
                          "folder with one file per model",
-                         given, s->live_count);
-    s->imatrix_model = strdup(s->slots[s->live[0] - 1]->name);
+                         given, s->scan.count);
+    struct calibration *probe; /* loaded with the model again; a bad one is refused now */
+    int rc = calibration_load(s->imatrix, given, &probe, err);
+    if (rc)
+        return error_prefix(err, rc, "imatrix");
+    calibration_unref(probe);
+    s->imatrix_model = strdup(s->scan.models[0].name);
     return s->imatrix_model ? 0 : error_set(err, -ENOMEM, "out of memory");
-}
-
-static int open_root(struct store *s, const char *path, struct error *err)
-{
-    if (!realpath(path, s->path))
-        return error_set(err, -errno, "%s: %s", path, strerror(errno));
-    s->root = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (s->root < 0)
-        return error_set(err, -errno, "%s: %s", path, strerror(errno));
-    s->single = checkpoint_is_folder(s->root, "");
-    if (s->single) {
-        char copy[PATH_MAX];
-        strcpy(copy, s->path);
-        return add(s, basename(copy), "") ? error_set(err, -ENOMEM, "out of memory") : 0;
-    }
-    scan(s);
-    return 0;
 }
 
 int store_open(const struct store_options *options, struct store **out, struct error *err)
@@ -224,11 +289,16 @@ int store_open(const struct store_options *options, struct store **out, struct e
     struct store *s = calloc(1, sizeof *s);
     if (!s)
         return error_set(err, -ENOMEM, "out of memory");
-    s->root = -1;
+    s->start.root.fd = -1;
+    s->requantize = options->requantize;
     pthread_mutex_init(&s->lock, NULL);
     s->set = source_set_new(options->max_open, options->stats);
-    int rc = s->set ? open_root(s, options->path, err)
-                    : error_set(err, -ENOMEM, "out of memory");
+    s->watch = watch_new();
+    int rc = s->set && s->watch ? 0 : error_set(err, -ENOMEM, "out of memory");
+    if (!rc && !realpath(options->path, s->path))
+        rc = error_set(err, -errno, "%s: %s", options->path, strerror(errno));
+    rc = rc ? rc : scan_open(s->path, options->follow_links, &s->start, err);
+    rc = rc ? rc : scan(s, err);
     if (!rc && options->imatrix)
         rc = resolve_imatrix(s, options->imatrix, err);
     if (rc)
@@ -243,12 +313,9 @@ void store_close(struct store *s)
     if (!s)
         return;
     for (size_t i = 0; i < s->count; i++) {
-        struct slot *slot = s->slots[i];
-        checkpoint_unref(slot->checkpoint);
-        pthread_mutex_destroy(&slot->lock);
-        free(slot->name);
-        free(slot->path);
-        free(slot);
+        checkpoint_unref(s->slots[i]->checkpoint);
+        pthread_mutex_destroy(&s->slots[i]->lock);
+        free(s->slots[i]);
     }
     free(s->slots);
     free(s->live);
@@ -256,14 +323,23 @@ void store_close(struct store *s)
     free(s->imatrix_name);
     free(s->imatrix_model);
     source_set_free(s->set);
-    if (s->root >= 0)
-        close(s->root);
+    scan_free(&s->scan);
+    scan_close(&s->start);
+    watch_free(s->watch);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
 const char *store_path(const struct store *s) { return s->path; }
-int store_root(const struct store *s) { return s->root; }
+int store_root(const struct store *s) { return s->start.root.fd; }
+
+bool store_is_model(struct store *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool self = s->scan.self;
+    pthread_mutex_unlock(&s->lock);
+    return self;
+}
 
 /* ---- loading ---- */
 
@@ -299,17 +375,18 @@ static int model_imatrix(const struct store *s, const char *model, char **file, 
 static int load(struct store *s, const struct slot *slot, struct checkpoint **out,
                 struct error *err)
 {
-    char *imatrix, *imatrix_name, copy[PATH_MAX];
-    strcpy(copy, s->path);
+    char *imatrix, *imatrix_name;
     int rc = model_imatrix(s, slot->name, &imatrix, &imatrix_name)
                  ? error_set(err, -ENOMEM, "out of memory")
                  : 0;
     struct checkpoint_options options = {
         .name = slot->name,
-        .folder = s->single ? basename(copy) : slot->name,
+        .base = slot->base,
         .path = slot->path,
-        .root = s->root,
+        .file = slot->file,
+        .root = &s->start.root,
         .set = s->set,
+        .requantize = s->requantize,
         .imatrix = imatrix,
         .imatrix_name = imatrix_name,
     };
@@ -337,6 +414,7 @@ int store_get(struct store *s, uint32_t number, struct checkpoint **out, struct 
 {
     pthread_mutex_lock(&s->lock);
     struct slot *slot = alive(s, number);
+    slot = slot && !is_group(slot) ? slot : NULL;
     *out = slot ? take(s, slot) : NULL;
     pthread_mutex_unlock(&s->lock);
     if (!slot)
@@ -367,18 +445,17 @@ int store_get(struct store *s, uint32_t number, struct checkpoint **out, struct 
     return rc;
 }
 
-/* Retires a number whose files have changed, and gives the model a new one. */
+/* Retires a number whose files have changed; the model gets a new one if it is still there. */
 static void replace(struct store *s, uint32_t number)
 {
     bool found;
     pthread_mutex_lock(&s->lock);
     struct slot *slot = alive(s, number);
     if (slot) {
-        size_t at = position(s, slot->name, &found);
-        retire(s, at);
-        if (s->single || checkpoint_is_folder(s->root, slot->path))
-            add(s, slot->name, slot->path);
+        retire(s, position(s, slot->name, &found));
         log_info("%s: its files have changed", slot->name);
+        s->outdated = true;
+        rescan(s);
     }
     pthread_mutex_unlock(&s->lock);
 }
@@ -410,35 +487,92 @@ int store_get_current(struct store *s, uint32_t number, struct checkpoint **out,
     return store_get(s, number, out, err);
 }
 
-int store_find(struct store *s, const char *name, uint32_t *number)
+int store_name(struct store *s, uint32_t number, char *out)
 {
+    pthread_mutex_lock(&s->lock);
+    const struct slot *slot = alive(s, number);
+    if (slot)
+        strcpy(out, slot->name);
+    pthread_mutex_unlock(&s->lock);
+    return slot ? 0 : -ESTALE;
+}
+
+int store_find(struct store *s, uint32_t group, const char *name, uint32_t *number,
+               bool *is_group_out)
+{
+    char full[STORE_NAME_MAX] = "";
+    int rc = group == STORE_ROOT ? 0 : store_name(s, group, full);
+    size_t n = strlen(full);
+    if (rc)
+        return rc;
+    if (n + 1 + strlen(name) >= sizeof full)
+        return -ENOENT;
+    sprintf(full + n, "%s%s", n ? "/" : "", name);
     for (int attempt = 0; attempt < 2; attempt++) {
         bool found;
         pthread_mutex_lock(&s->lock);
-        size_t at = position(s, name, &found);
-        if (!found && !s->single && name[0] != '.' && !strchr(name, '/') &&
-            checkpoint_is_folder(s->root, name)) {
-            add(s, name, name);
-            at = position(s, name, &found);
-        }
+        rescan(s);
+        size_t at = position(s, full, &found);
         *number = found ? s->live[at] : 0;
+        *is_group_out = found && is_group(s->slots[*number - 1]);
         pthread_mutex_unlock(&s->lock);
         if (!found)
             return -ENOENT;
-        if (check(s, *number, false))
+        if (*is_group_out || check(s, *number, false))
             return 0;
         /* it has changed: the second attempt finds its new number, or none */
     }
     return -ENOENT;
 }
 
-void store_each(struct store *s, bool (*visit)(void *, uint32_t, const char *), void *context)
+/* Those whose names begin with prefix; of a group (models == false) its own entries, which may be
+ * groups. By lock. */
+static void each(struct store *s, const char *prefix, bool models,
+                 bool (*visit)(void *, const struct store_entry *), void *context)
+{
+    size_t n = strlen(prefix);
+    for (size_t i = 0; i < s->live_count; i++) {
+        const struct slot *slot = s->slots[s->live[i] - 1];
+        const char *slash = strrchr(slot->name, '/');
+        struct store_entry e = {.number = s->live[i],
+                                .name = slot->name,
+                                .last = slash ? slash + 1 : slot->name,
+                                .group = is_group(slot)};
+        if (models ? e.group : strncmp(slot->name, prefix, n) != 0 || e.last != slot->name + n)
+            continue;
+        if (!visit(context, &e))
+            break;
+    }
+}
+
+void store_each(struct store *s, uint32_t group,
+                bool (*visit)(void *, const struct store_entry *), void *context)
+{
+    char prefix[STORE_NAME_MAX + 1] = "";
+    if (group != STORE_ROOT && store_name(s, group, prefix))
+        return;
+    if (*prefix)
+        strcat(prefix, "/");
+    pthread_mutex_lock(&s->lock);
+    rescan(s);
+    each(s, prefix, false, visit, context);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void store_each_model(struct store *s, bool (*visit)(void *, const struct store_entry *),
+                      void *context)
 {
     pthread_mutex_lock(&s->lock);
-    scan(s);
-    for (size_t i = 0; i < s->live_count; i++)
-        if (!visit(context, s->live[i], s->slots[s->live[i] - 1]->name))
-            break;
+    rescan(s);
+    each(s, "", true, visit, context);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void store_each_outside(struct store *s, void (*visit)(void *, const char *), void *context)
+{
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < s->scan.outside_count; i++)
+        visit(context, s->scan.outside[i]);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -458,6 +592,7 @@ void store_trim(struct store *s, size_t budget)
         if (total <= budget || !oldest)
             break;
         gguf_file_forget(oldest->checkpoint);
+        hf_file_forget(oldest->checkpoint);
     }
     pthread_mutex_unlock(&s->lock);
 }

@@ -7,19 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool fits(const struct tensor *t, unsigned form)
+/* What is quantized already can be had as plain floats, as another format only by request. */
+static bool fits(const struct checkpoint *c, const struct tensor *t, unsigned form)
 {
     if (form == FORM_STORED)
         return true;
     const struct format *f = &formats[form - 1];
     return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled &&
-           t->dtype->format != f &&
-           t->shape[1] % f->block == 0;
+           t->dtype->format != f && t->shape[1] % f->block == 0 &&
+           (!dtype_is_quantized(t->dtype) || f->plain_float || c->requantize);
 }
 
 bool tensor_has_form(const struct checkpoint *c, const struct tensor *t, unsigned form)
 {
-    return fits(t, form) &&
+    return fits(c, t, form) &&
            (form == FORM_STORED || formats[form - 1].plain_float || !c->miscalibrated);
 }
 
@@ -84,7 +85,7 @@ char *tensor_info(const struct checkpoint *c, const struct tensor *t)
     for (uint32_t i = 0; i < t->ndim; i++)
         json_array_append_new(shape, json_integer((json_int_t)t->shape[i]));
     for (unsigned form = 0; form < FORM_COUNT; form++)
-        if (fits(t, form))
+        if (fits(c, t, form))
             json_object_set_new(
                 forms, tensor_form_name(t, form),
                 json_pack("{s:I, s:f}", "bytes", (json_int_t)tensor_form_size(t, form), "bpw",

@@ -4,6 +4,7 @@
 #include "daemon/log.h"
 #include "fs/control.h"
 #include "fs/gguf_file.h"
+#include "fs/hf_file.h"
 #include "fs/name.h"
 #include "fs/tensor_file.h"
 
@@ -16,16 +17,21 @@
 
 enum {
     HEADERS_MAX = 64 << 20, /* bytes of virtual headers kept for files nobody has open */
-    PATH_SIZE = 1024,
+    PATH_SIZE = 4096,
+    ITEM_MAX = (1 << 26) - 1,
 };
 
 enum kind {
     ROOT,
+    GROUP,    /* of models; model: its number in the store */
     MODEL,
     FOLDER,   /* original/ (item 0) and those below; item: checkpoint file */
     ORIGINAL, /* item: checkpoint file */
     RECIPES,  /* gguf/ */
     RECIPE,   /* form: recipe */
+    HF,       /* hf/ */
+    HF_FORM,  /* form: of hf_model.h */
+    HF_FILE,  /* item: of hf_file.h; form */
     TENSORS,
     TENSOR,   /* item: tensor */
     FORM,     /* item: tensor; form: of tensor_file.h */
@@ -41,11 +47,11 @@ struct node {
     uint32_t form;
 };
 
-/* 24 bits of model, 4 of kind, 28 of item, 8 of form. */
+/* 24 bits of model, 6 of kind, 26 of item, 8 of form. */
 static uint64_t pack(struct node n)
 {
     return n.kind == ROOT ? TREE_ROOT
-                          : (uint64_t)n.model << 40 | (uint64_t)n.kind << 36 |
+                          : (uint64_t)n.model << 40 | (uint64_t)n.kind << 34 |
                                 (uint64_t)n.item << 8 | n.form;
 }
 
@@ -55,25 +61,37 @@ static struct node unpack(uint64_t id)
         return (struct node){.kind = ROOT};
     return (struct node){
         .model = (uint32_t)(id >> 40),
-        .kind = (enum kind)(id >> 36 & 15),
-        .item = (uint32_t)(id >> 8) & 0xfffffff,
+        .kind = (enum kind)(id >> 34 & 63),
+        .item = (uint32_t)(id >> 8) & ITEM_MAX,
         .form = (uint32_t)id & 0xff,
     };
 }
 
 static bool is_folder(enum kind kind)
 {
-    return kind == ROOT || kind == MODEL || kind == FOLDER || kind == RECIPES ||
-           kind == TENSORS || kind == TENSOR || kind == CONTROLS;
+    return kind == ROOT || kind == GROUP || kind == MODEL || kind == FOLDER || kind == RECIPES ||
+           kind == HF || kind == HF_FORM || kind == TENSORS || kind == TENSOR || kind == CONTROLS;
 }
 
 bool tree_is_unsized(uint64_t node) { return unpack(node).kind == CONTROL; }
+
+bool tree_holds_models(uint64_t node)
+{
+    enum kind kind = unpack(node).kind;
+    return kind == ROOT || kind == GROUP;
+}
 
 /* ---- what is shown ---- */
 
 static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint32_t recipe)
 {
     return c->mapped && recipe < RECIPE_COUNT && t->options->recipe_mask >> recipe & 1;
+}
+
+static bool shows_hf(const struct tree *t, const struct checkpoint *c, uint32_t form)
+{
+    return form < HF_FORM_COUNT && t->options->format_mask >> hf_forms[form].format & 1 &&
+           hf_offered(c);
 }
 
 static bool shows_form(const struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
@@ -91,7 +109,7 @@ static bool shows_tensors(const struct tree *t, const struct checkpoint *c)
 static void recipe_file_name(const struct checkpoint *c, uint32_t recipe, char *out)
 {
     char name[PATH_SIZE];
-    snprintf(name, sizeof name, "%s-%s.gguf", c->name, recipes[recipe].name);
+    snprintf(name, sizeof name, "%s-%s.gguf", c->base, recipes[recipe].name);
     if (strlen(name) <= NAME_BYTES)
         strcpy(out, name);
     else
@@ -114,6 +132,12 @@ static bool exists(const struct tree *t, struct node n, const struct checkpoint 
     case ORIGINAL: return n.item < c->file_count && !c->files[n.item].folder;
     case RECIPES: return c->mapped;
     case RECIPE: return shows_recipe(t, c, n.form);
+    case HF: return hf_offered(c);
+    case HF_FORM: return shows_hf(t, c, n.form);
+    case HF_FILE: {
+        const char *name = hf_file_name(c, n.item);
+        return shows_hf(t, c, n.form) && name && *name;
+    }
     case TENSORS: return shows_tensors(t, c);
     case TENSOR:
     case INFO: return shows_tensors(t, c) && n.item < c->tensors.count;
@@ -124,8 +148,10 @@ static bool exists(const struct tree *t, struct node n, const struct checkpoint 
     }
 }
 
-/* The path of a node below the mount point: for messages, and for its inode number. */
-static void node_path(struct node n, const struct checkpoint *c, char out[PATH_SIZE])
+/* The path of a node below the mount point: for messages, and for its inode number. c: its
+ * checkpoint, which a model's own node may lack. */
+static void node_path(const struct tree *t, struct node n, const struct checkpoint *c,
+                      char out[PATH_SIZE])
 {
     char name[NAME_BYTES + 1] = "";
     if (n.kind == TENSOR || n.kind == FORM || n.kind == INFO)
@@ -134,7 +160,13 @@ static void node_path(struct node n, const struct checkpoint *c, char out[PATH_S
         recipe_file_name(c, n.form, name);
     switch (n.kind) {
     case ROOT: strcpy(out, ""); break;
-    case MODEL: snprintf(out, PATH_SIZE, "%s", c->name); break;
+    case GROUP:
+    case MODEL:
+        if (c)
+            snprintf(out, PATH_SIZE, "%s", c->name);
+        else if (store_name(t->store, n.model, out))
+            strcpy(out, "");
+        break;
     case FOLDER:
     case ORIGINAL:
         snprintf(out, PATH_SIZE, "%s/original%s%s", c->name, n.item ? "/" : "",
@@ -142,6 +174,12 @@ static void node_path(struct node n, const struct checkpoint *c, char out[PATH_S
         break;
     case RECIPES: snprintf(out, PATH_SIZE, "%s/gguf", c->name); break;
     case RECIPE: snprintf(out, PATH_SIZE, "%s/gguf/%s", c->name, name); break;
+    case HF: snprintf(out, PATH_SIZE, "%s/hf", c->name); break;
+    case HF_FORM: snprintf(out, PATH_SIZE, "%s/hf/%s", c->name, hf_forms[n.form].name); break;
+    case HF_FILE:
+        snprintf(out, PATH_SIZE, "%s/hf/%s/%s", c->name, hf_forms[n.form].name,
+                 hf_file_name(c, n.item));
+        break;
     case TENSORS: snprintf(out, PATH_SIZE, "%s/tensors", c->name); break;
     case TENSOR: snprintf(out, PATH_SIZE, "%s/tensors/%s", c->name, name); break;
     case FORM:
@@ -154,15 +192,20 @@ static void node_path(struct node n, const struct checkpoint *c, char out[PATH_S
     }
 }
 
+static uint64_t path_inode(const char *path)
+{
+    uint64_t hash = XXH64(path, strlen(path), 0);
+    return hash > TREE_ROOT ? hash : hash + 2;
+}
+
 /* The number that users see: the same over remounts, and for a model that has changed. */
-static uint64_t inode_number(struct node n, const struct checkpoint *c)
+static uint64_t inode_number(const struct tree *t, struct node n, const struct checkpoint *c)
 {
     char path[PATH_SIZE];
     if (n.kind == ROOT)
         return TREE_ROOT;
-    node_path(n, c, path);
-    uint64_t hash = XXH64(path, strlen(path), 0);
-    return hash > TREE_ROOT ? hash : hash + 2;
+    node_path(t, n, c, path);
+    return path_inode(path);
 }
 
 /* ---- models ---- */
@@ -174,6 +217,10 @@ static int get_checkpoint(struct tree *t, struct node n, bool current, struct ch
     *out = NULL;
     if (n.kind == ROOT || (n.kind == CONTROLS && !n.model))
         return 0;
+    if (n.kind == GROUP) {
+        char name[STORE_NAME_MAX];
+        return store_name(t->store, n.model, name);
+    }
     if (n.kind == CONTROL)
         return n.item < CONTROL_COUNT && !n.model ? 0 : -ENOENT;
     int rc = current ? store_get_current(t->store, n.model, out, &err)
@@ -198,9 +245,10 @@ static struct timespec timespec_of(int64_t ns)
     return (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
 }
 
-static int size_of(struct node n, struct checkpoint *c, uint64_t *size)
+static int size_of(struct tree *t, struct node n, struct checkpoint *c, uint64_t *size)
 {
     struct error err;
+    int rc = 0;
     *size = 0;
     if (n.kind == ORIGINAL) {
         *size = c->files[n.item].identity.size;
@@ -210,20 +258,24 @@ static int size_of(struct node n, struct checkpoint *c, uint64_t *size)
         char *text = tensor_info(c, &c->tensors.items[n.item]);
         *size = text ? strlen(text) : 0;
         free(text);
-    } else if (n.kind == RECIPE && gguf_file_size(c, &recipes[n.form], size, &err)) {
-        log_error("%s", err.text);
-        return -EIO;
+    } else if (n.kind == RECIPE) {
+        rc = gguf_file_size(c, t->cache, &recipes[n.form], size, &err);
+    } else if (n.kind == HF_FILE) {
+        rc = hf_file_size(c, &hf_forms[n.form], n.item, size, &err);
+        rc = rc ? error_prefix(&err, rc, "%s", c->name) : 0;
     }
-    return 0;
+    if (rc)
+        log_error("%s", err.text);
+    return rc ? -EIO : 0;
 }
 
 static int fill_stat(struct tree *t, struct node n, struct checkpoint *c, struct stat *st)
 {
     uint64_t size;
-    int rc = size_of(n, c, &size);
+    int rc = size_of(t, n, c, &size);
     if (rc)
         return rc;
-    *st = (struct stat){.st_ino = inode_number(n, c), .st_nlink = 1, .st_blksize = 128 << 10};
+    *st = (struct stat){.st_ino = inode_number(t, n, c), .st_nlink = 1, .st_blksize = 128 << 10};
     mode_t mode = c ? c->mode : 0444;
     int64_t mtime = c ? c->mtime_ns : t->started.tv_sec * 1000000000LL;
     st->st_uid = c ? c->uid : getuid();
@@ -266,14 +318,15 @@ int tree_getattr(struct tree *t, uint64_t id, struct stat *st)
 
 /* ---- lookup ---- */
 
-static int lookup_root(struct tree *t, const char *name, struct node *out)
+static int lookup_entry(struct tree *t, struct node parent, const char *name, struct node *out)
 {
-    if (strcmp(name, ".quantfs") == 0) {
-        *out = (struct node){.kind = CONTROLS};
+    bool group;
+    *out = (struct node){.kind = CONTROLS};
+    if (parent.kind == ROOT && strcmp(name, ".quantfs") == 0)
         return 0;
-    }
-    *out = (struct node){.kind = MODEL};
-    return store_find(t->store, name, &out->model);
+    int rc = store_find(t->store, parent.model, name, &out->model, &group);
+    out->kind = group ? GROUP : MODEL;
+    return rc;
 }
 
 static int lookup_original(const struct checkpoint *c, struct node parent, const char *name,
@@ -285,7 +338,7 @@ static int lookup_original(const struct checkpoint *c, struct node parent, const
         return -ENOMEM;
     const struct checkpoint_file *f = checkpoint_find_file(c, path);
     free(path);
-    if (!f || f->outside)
+    if (!f || f->outside || f->missing)
         return -ENOENT;
     out->kind = f->folder ? FOLDER : ORIGINAL;
     out->item = (uint32_t)(f - c->files);
@@ -303,15 +356,32 @@ static int lookup_recipe(const struct checkpoint *c, const char *name, struct no
     return -ENOENT;
 }
 
+static int lookup_hf_form(const char *name, struct node *out)
+{
+    for (out->form = 0; out->form < HF_FORM_COUNT; out->form++)
+        if (strcmp(hf_forms[out->form].name, name) == 0)
+            return 0;
+    return -ENOENT;
+}
+
+static int lookup_hf_file(const struct checkpoint *c, const char *name, struct node *out)
+{
+    const char *candidate;
+    for (out->item = 0; (candidate = hf_file_name(c, out->item)); out->item++)
+        if (*candidate && strcmp(candidate, name) == 0)
+            return 0;
+    return -ENOENT;
+}
+
 static int lookup_tensor(const struct checkpoint *c, const char *name, struct node *out)
 {
     char raw[NAME_BYTES + 1];
-    if (name_decode(name, raw)) {
-        const struct tensor *found = checkpoint_find_tensor(c, raw);
-        out->item = found ? (uint32_t)(found - c->tensors.items) : 0;
-        return found ? 0 : -ENOENT;
+    const struct tensor *found = name_decode(name, raw) ? checkpoint_find_tensor(c, raw) : NULL;
+    if (found) {
+        out->item = (uint32_t)(found - c->tensors.items);
+        return 0;
     }
-    /* a name that was cut: it can only be compared */
+    /* a name that was cut, which may decode to one that nothing has: it can only be compared */
     for (out->item = 0; out->item < c->tensors.count; out->item++) {
         char candidate[NAME_BYTES + 1];
         name_encode(c->tensors.items[out->item].name, candidate);
@@ -344,6 +414,8 @@ static int lookup_in_model(const struct checkpoint *c, struct node parent, const
             out->kind = FOLDER;
         else if (strcmp(name, "gguf") == 0)
             out->kind = RECIPES;
+        else if (strcmp(name, "hf") == 0)
+            out->kind = HF;
         else if (strcmp(name, "tensors") == 0)
             out->kind = TENSORS;
         else
@@ -351,6 +423,11 @@ static int lookup_in_model(const struct checkpoint *c, struct node parent, const
         return 0;
     case FOLDER: return lookup_original(c, parent, name, out);
     case RECIPES: out->kind = RECIPE; return lookup_recipe(c, name, out);
+    case HF: out->kind = HF_FORM; return lookup_hf_form(name, out);
+    case HF_FORM:
+        out->kind = HF_FILE;
+        out->form = parent.form;
+        return lookup_hf_file(c, name, out);
     case TENSORS: out->kind = TENSOR; return lookup_tensor(c, name, out);
     case TENSOR:
         out->kind = FORM;
@@ -374,8 +451,8 @@ int tree_lookup(struct tree *t, uint64_t parent, const char *name, uint64_t *nod
     struct node p = unpack(parent), n;
     struct checkpoint *c = NULL;
     int rc;
-    if (p.kind == ROOT || p.kind == CONTROLS) {
-        rc = p.kind == ROOT ? lookup_root(t, name, &n) : lookup_control(name, &n);
+    if (tree_holds_models(parent) || p.kind == CONTROLS) {
+        rc = p.kind == CONTROLS ? lookup_control(name, &n) : lookup_entry(t, p, name, &n);
         rc = rc ? rc : get_checkpoint(t, n, false, &c);
     } else {
         rc = get_checkpoint(t, p, false, &c);
@@ -418,15 +495,14 @@ static void add_entry(struct lister *l, const char *name, uint64_t inode, bool f
 static void add_node(struct lister *l, const char *name, struct node n, const struct checkpoint *c)
 {
     if (n.kind >= CONTROLS || exists(l->tree, n, c))
-        add_entry(l, name, inode_number(n, c), is_folder(n.kind));
+        add_entry(l, name, inode_number(l->tree, n, c), is_folder(n.kind));
 }
 
-static bool add_model(void *context, uint32_t number, const char *name)
+/* Its inode number is a hash of its name, as tells node_path; the store is locked here. */
+static bool add_store_entry(void *context, const struct store_entry *e)
 {
     struct lister *l = context;
-    struct checkpoint only_name = {.name = (char *)name};
-    add_entry(l, name, inode_number((struct node){.model = number, .kind = MODEL}, &only_name),
-              true);
+    add_entry(l, e->last, path_inode(e->name), true);
     return !l->failed;
 }
 
@@ -436,7 +512,7 @@ static void list_original(struct lister *l, struct node n, const struct checkpoi
     size_t skip = *folder ? strlen(folder) + 1 : 0;
     for (uint32_t i = 1; i < c->file_count; i++) {
         const struct checkpoint_file *f = &c->files[i];
-        if (f->outside || strncmp(f->path, folder, skip ? skip - 1 : 0) != 0 ||
+        if (f->outside || f->missing || strncmp(f->path, folder, skip ? skip - 1 : 0) != 0 ||
             (skip && f->path[skip - 1] != '/') || strchr(f->path + skip, '/'))
             continue;
         struct node child = {n.model, f->folder ? FOLDER : ORIGINAL, i, 0};
@@ -451,6 +527,7 @@ static void list_in_model(struct lister *l, struct node n, const struct checkpoi
     case MODEL:
         add_node(l, "original", (struct node){n.model, FOLDER, 0, 0}, c);
         add_node(l, "gguf", (struct node){n.model, RECIPES, 0, 0}, c);
+        add_node(l, "hf", (struct node){n.model, HF, 0, 0}, c);
         add_node(l, "tensors", (struct node){n.model, TENSORS, 0, 0}, c);
         break;
     case FOLDER: list_original(l, n, c); break;
@@ -460,6 +537,16 @@ static void list_in_model(struct lister *l, struct node n, const struct checkpoi
             add_node(l, name, (struct node){n.model, RECIPE, 0, i}, c);
         }
         break;
+    case HF:
+        for (uint32_t i = 0; i < HF_FORM_COUNT; i++)
+            add_node(l, hf_forms[i].name, (struct node){n.model, HF_FORM, 0, i}, c);
+        break;
+    case HF_FORM: {
+        const char *file;
+        for (uint32_t i = 0; (file = hf_file_name(c, i)); i++)
+            add_node(l, file, (struct node){n.model, HF_FILE, i, n.form}, c);
+        break;
+    }
     case TENSORS:
         for (uint32_t i = 0; i < c->tensors.count; i++) {
             name_encode(c->tensors.items[i].name, name);
@@ -490,10 +577,10 @@ int tree_list(struct tree *t, uint64_t id, struct listing **out)
         checkpoint_unref(c);
         return -ENOMEM;
     }
-    add_entry(&l, ".", inode_number(n, c), true);
+    add_entry(&l, ".", inode_number(t, n, c), true);
     add_entry(&l, "..", TREE_ROOT, true);
-    if (n.kind == ROOT)
-        store_each(t->store, add_model, &l);
+    if (tree_holds_models(id))
+        store_each(t->store, n.model, add_store_entry, &l);
     else if (n.kind == CONTROLS)
         for (uint32_t i = 0; i < CONTROL_COUNT; i++)
             add_node(&l, control_names[i], (struct node){0, CONTROL, i, 0}, NULL);
@@ -527,10 +614,6 @@ static int original_file(const struct checkpoint *c, const struct checkpoint_fil
     int rc = checkpoint_open(c, f->path, &s, err);
     if (rc)
         return rc;
-    if (memcmp(source_identity(s), &f->identity, sizeof f->identity) != 0) {
-        source_unref(s);
-        return error_set(err, -ESTALE, "%s: the file has changed", f->path);
-    }
     *out = image_new();
     if (*out)
         image_add_file(*out, s, 0, f->identity.size);
@@ -550,9 +633,10 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
     case ORIGINAL: return original_file(c, &c->files[n.item], &f->image, err);
     case FORM: return tensor_file_get(c, tensor, n.form, &f->image, err);
     case RECIPE:
-        rc = gguf_file_get(c, &recipes[n.form], &f->image, err);
+        rc = gguf_file_get(c, t->cache, &recipes[n.form], &f->image, err);
         store_trim(t->store, HEADERS_MAX);
         return rc;
+    case HF_FILE: return hf_file_get(c, &hf_forms[n.form], n.item, &f->image, err);
     case INFO: {
         char *text = tensor_info(c, tensor);
         f->text = text ? bytes_new(text, strlen(text)) : NULL;
@@ -578,7 +662,7 @@ int tree_open(struct tree *t, uint64_t id, struct file **out)
         checkpoint_unref(c);
         return -ENOMEM;
     }
-    node_path(n, c, f->path);
+    node_path(t, n, c, f->path);
     stream_init(&f->stream, t->readahead);
     if (n.kind == CONTROL) {
         char *text = control_text(t, n.item);
@@ -602,19 +686,18 @@ int tree_open(struct tree *t, uint64_t id, struct file **out)
 }
 
 int tree_read(struct tree *t, struct file *f, uint64_t offset, size_t size, uint8_t *buf,
-              size_t *done)
+              struct reading *r)
 {
     if (f->text) {
-        *done = offset < f->text->size ? f->text->size - (size_t)offset : 0;
-        if (*done > size)
-            *done = size;
-        memcpy(buf, f->text->data + offset, *done);
+        size_t left = offset < f->text->size ? f->text->size - (size_t)offset : 0;
+        *r = (struct reading){.count = 1, .size = left < size ? left : size};
+        r->pieces[0] = (struct piece){f->text->data + (left ? offset : 0), r->size, NULL};
         return 0;
     }
     struct error err;
     bool urgent = stream_is_fault(&f->stream, offset);
     image_prefetch(f->image, t->tiles, &f->stream, offset, size);
-    int rc = image_read(f->image, t->tiles, offset, size, urgent, buf, done, &err);
+    int rc = image_map(f->image, t->tiles, offset, size, urgent, buf, r, &err);
     if (rc) {
         stats_add(&t->stats->errors, 1);
         /* a source that changed has said so itself, once */
@@ -623,7 +706,7 @@ int tree_read(struct tree *t, struct file *f, uint64_t offset, size_t size, uint
         return -EIO;
     }
     stats_add(&t->stats->reads, 1);
-    stats_add(&t->stats->read_bytes, *done);
+    stats_add(&t->stats->read_bytes, r->size);
     return 0;
 }
 
@@ -655,6 +738,8 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
     if (n.kind == RECIPE) {
         out[XATTR_FORMAT] = "gguf";
         out[XATTR_RECIPE] = recipes[n.form].name;
+    } else if (n.kind == HF_FILE) {
+        out[XATTR_FORMAT] = hf_forms[n.form].name;
     } else if (tensor) {
         out[XATTR_FORMAT] = tensor_form_name(tensor, n.form);
     } else if (n.kind == MODEL && *c->problem.text) {
@@ -664,7 +749,7 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
         out[XATTR_SOURCE] = source_path(c->shards[tensor->file]);
     else if (n.kind == ORIGINAL)
         out[XATTR_SOURCE] = c->files[n.item].path;
-    else if (n.kind == RECIPE || n.kind == MODEL)
+    else if (n.kind == RECIPE || n.kind == HF_FILE || n.kind == MODEL)
         out[XATTR_SOURCE] = *c->path ? c->path : ".";
     if (n.kind == RECIPE || (tensor && n.form != FORM_STORED))
         out[XATTR_REFERENCE] = "llama.cpp " QUANTFS_REFERENCE;

@@ -5,7 +5,7 @@
  * nodes, nothing to count and nothing to forget. A model that changes gets a new number, and with
  * it all its nodes; the inode numbers that users see are hashes of paths and stay.
  *
- *     /                              the models
+ *     /                              models, and groups of models (<org>/<model>)
  *     /<model>/original/...          its own files
  *     /<model>/gguf/<model>-<RECIPE>.gguf
  *     /<model>/tensors/<tensor>/<format>, info.json
@@ -68,9 +68,13 @@ int tree_list(struct tree *t, uint64_t node, struct listing **out);
 void listing_free(struct listing *l);
 
 int tree_open(struct tree *t, uint64_t node, struct file **out);
+/* Maps a range to pieces, as image_map; the caller ends the reading. buf: room for size bytes. */
 int tree_read(struct tree *t, struct file *f, uint64_t offset, size_t size, uint8_t *buf,
-              size_t *done);
+              struct reading *r);
 void tree_close(struct tree *t, struct file *f);
+
+/* Whether a node is a folder of models, whose entries may come and go. */
+bool tree_holds_models(uint64_t node);
 
 /* Whether a node's size is not known before it is read (control files). */
 bool tree_is_unsized(uint64_t node);

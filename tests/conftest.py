@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
 QUANTFS = pathlib.Path(os.environ.get("QUANTFS", ROOT / "build" / "quantfs"))
 sys.path.insert(0, str(ROOT / "tests"))
+
+# What is started in the background by a shell ignores it, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import models  # noqa: E402 (in the folder named just now)
 
@@ -48,6 +52,12 @@ def wait_until(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def written(pid):
+    """Bytes that a process has written so far."""
+    counters = pathlib.Path(f"/proc/{pid}/io").read_text()
+    return int(re.search(r"wchar: (\d+)", counters).group(1))
 
 
 class Mount:

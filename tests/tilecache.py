@@ -15,11 +15,16 @@ PRESENT, COMPRESSED = 1, 2
 _zstd = ctypes.CDLL("libzstd.so.1")
 _xxhash = ctypes.CDLL("libxxhash.so.0")
 _zstd.ZSTD_decompress.restype = _zstd.ZSTD_compress.restype = ctypes.c_size_t
-_xxhash.XXH64.restype = ctypes.c_uint64
+_xxhash.XXH64.restype = _xxhash.XXH3_64bits_withSeed.restype = ctypes.c_uint64
 
 
 def xxh64(data, seed=0):
     return _xxhash.XXH64(bytes(data), ctypes.c_size_t(len(data)), ctypes.c_uint64(seed))
+
+
+def xxh3(data, seed):
+    return _xxhash.XXH3_64bits_withSeed(bytes(data), ctypes.c_size_t(len(data)),
+                                        ctypes.c_uint64(seed))
 
 
 def zstd_compress(data):
@@ -59,7 +64,7 @@ class Object:
         self.data = bytearray(path.read_bytes())
         (magic, version, self.kind, self.key, self.size, self.tile_size, self.block_size,
          self.tile_count, index_checksum, checksum) = struct.unpack_from("<8sII32sQIIQQQ", self.data)
-        assert magic == b"QFSTILES" and version == 1
+        assert magic == b"QFSTILES" and version == 2
         assert self.kind in (GROWING, SEALED)
         assert path.parent.name + path.name == self.key.hex()
         assert self.tile_count == -(-self.size // self.tile_size)
@@ -94,7 +99,7 @@ class Object:
         return bytes(self.data[at:at + self.entry(tile)[0]])
 
     def checksum(self, tile, length, flags, stored):
-        return xxh64(stored, xxh64(struct.pack("<32sQII", self.key, tile, length, flags)))
+        return xxh3(stored, xxh64(struct.pack("<32sQII", self.key, tile, length, flags)))
 
     def tile(self, i):
         """The bytes of a tile, proven; None if it is not there."""
@@ -135,7 +140,7 @@ class Object:
 
 def paths(cache):
     """All files among a cache's objects."""
-    return sorted((cache / "v1").glob("??/*"))
+    return sorted((cache / "v2").glob("??/*"))
 
 
 def objects(cache):

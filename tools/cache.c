@@ -117,5 +117,7 @@ int run_cache(const struct command *self, int argc, char **argv)
         return command_usage(self, "stat, prune, verify or clear?");
     int rc = service_cache_folder(&options, request.dir, &err);
     options_free(&options);
+    if (!rc && !*request.dir)
+        return command_usage(self, "--cache none is no folder");
     return rc ? command_fail("%s", err.text) : work(&request);
 }

@@ -20,29 +20,27 @@ struct request {
     bool force;
 };
 
-static bool first_model(void *context, uint32_t number, const char *name)
+static bool first_model(void *context, const struct store_entry *e)
 {
-    (void)name;
-    *(uint32_t *)context = number;
+    *(uint32_t *)context = e->number;
     return false;
 }
 
-/* The image of SRC, which must be a checkpoint itself. */
+/* The image of SRC, which must be a model itself. */
 static int open_image(struct service *s, const struct request *request, struct image **image,
                       struct error *err)
 {
     uint32_t number = 0;
     struct checkpoint *c;
-    if (!checkpoint_is_folder(store_root(s->tree.store), ""))
+    store_each_model(s->tree.store, first_model, &number);
+    if (!store_is_model(s->tree.store) || !number)
         return error_set(err, -EINVAL,
-                         "%s: no checkpoint: there is neither a config.json nor a safetensors "
-                         "file in it",
+                         "%s: no model: there is neither a config.json nor a file of weights in it",
                          request->source);
-    store_each(s->tree.store, first_model, &number);
     int rc = store_get(s->tree.store, number, &c, err);
     if (rc)
         return rc;
-    rc = gguf_file_get(c, recipe_by_name(request->recipe), image, err);
+    rc = gguf_file_get(c, NULL, recipe_by_name(request->recipe), image, err);
     checkpoint_unref(c);
     return rc;
 }
@@ -86,37 +84,79 @@ static int copy_image(struct service *s, const struct image *image, int fd, stru
     return rc;
 }
 
-/* Gives the file its name; one that has come into being meanwhile is not replaced, where the file
- * system can tell. */
-static int publish(const char *temporary, const struct request *request)
+/* The output while it is written: a file without a name where the file system can do that, so that
+ * nothing is left whatever ends the program; else one with a temporary name beside it. */
+struct output {
+    int fd;
+    char temporary[PATH_MAX]; /* "": no name yet */
+};
+
+static int name_output(struct output *o)
 {
-    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, request->output, request->force ? 0 : RENAME_NOREPLACE) == 0)
-        return 0;
-    return errno == EINVAL || errno == ENOSYS ? rename(temporary, request->output) : -1;
+    char self[32];
+    snprintf(self, sizeof self, "/proc/self/fd/%d", o->fd);
+    return linkat(AT_FDCWD, self, AT_FDCWD, o->temporary, AT_SYMLINK_FOLLOW);
 }
 
-/* A temporary name beside the output, renamed when it is complete: there is never half a file. */
+/* A name that nothing has, beside the output. */
+static int temporary_name(const char *path, char *out, struct error *err)
+{
+    int n = snprintf(out, PATH_MAX, "%s.%ld.tmp", path, (long)getpid());
+    return n > 0 && n < PATH_MAX ? 0
+                                 : error_set(err, -ENAMETOOLONG, "%s: the name is too long", path);
+}
+
+static int open_output(const char *path, struct output *o, struct error *err)
+{
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    o->temporary[0] = '\0';
+    o->fd = open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+    if (o->fd >= 0)
+        return 0;
+    int rc = temporary_name(path, o->temporary, err);
+    if (rc)
+        return rc;
+    o->fd = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return o->fd >= 0 ? 0 : error_set(err, -errno, "%s: %s", path, strerror(errno));
+}
+
+/* Gives the file its name; one that has come into being meanwhile is not replaced, where the file
+ * system can tell. */
+static int publish(struct output *o, const struct request *request, struct error *err)
+{
+    if (!*o->temporary) {
+        int rc = temporary_name(request->output, o->temporary, err);
+        if (rc)
+            return rc;
+        if (name_output(o)) {
+            o->temporary[0] = '\0';
+            return error_set(err, -errno, "%s: %s", request->output, strerror(errno));
+        }
+    }
+    if (renameat2(AT_FDCWD, o->temporary, AT_FDCWD, request->output,
+                  request->force ? 0 : RENAME_NOREPLACE) == 0)
+        return 0;
+    if ((errno == EINVAL || errno == ENOSYS) && rename(o->temporary, request->output) == 0)
+        return 0;
+    return error_set(err, -errno, "%s: %s", request->output, strerror(errno));
+}
+
+/* There is never half a file. */
 static int write_output(struct service *s, const struct request *request, const struct image *image,
                         struct error *err)
 {
-    char temporary[PATH_MAX];
-    int n = snprintf(temporary, sizeof temporary, "%s.XXXXXX", request->output);
-    if (n < 0 || (size_t)n >= sizeof temporary)
-        return error_set(err, -ENAMETOOLONG, "%s: the name is too long", request->output);
-    int fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0)
-        return error_set(err, -errno, "%s: %s", request->output, strerror(errno));
-    mode_t mask = umask(0);
-    umask(mask);
-    int rc = copy_image(s, image, fd, err);
-    if (!rc && fchmod(fd, 0666 & ~mask))
-        rc = error_set(err, -errno, "%s: %s", request->output, strerror(errno));
-    if (close(fd) && !rc)
-        rc = error_set(err, -errno, "%s: %s", request->output, strerror(errno));
-    if (!rc && publish(temporary, request))
-        rc = error_set(err, -errno, "%s: %s", request->output, strerror(errno));
+    struct output o;
+    int rc = open_output(request->output, &o, err);
     if (rc)
-        unlink(temporary);
+        return rc;
+    rc = copy_image(s, image, o.fd, err);
+    rc = rc ? rc : publish(&o, request, err);
+    if (close(o.fd) && !rc)
+        rc = error_set(err, -errno, "%s: %s", request->output, strerror(errno));
+    if (rc && *o.temporary)
+        unlink(o.temporary);
     return rc;
 }
 
@@ -135,11 +175,12 @@ static int convert(const struct request *request, struct options *options, struc
 
 int run_convert(const struct command *self, int argc, char **argv)
 {
-    enum { IMATRIX = 256, WORKERS, FORCE };
+    enum { IMATRIX = 256, WORKERS, FORCE, REQUANTIZE };
     static const struct option long_options[] = {
         {"help", no_argument, NULL, 'h'},       {"type", required_argument, NULL, 't'},
         {"output", required_argument, NULL, 'o'}, {"imatrix", required_argument, NULL, IMATRIX},
         {"workers", required_argument, NULL, WORKERS}, {"force", no_argument, NULL, FORCE},
+        {"allow-requantize", no_argument, NULL, REQUANTIZE},
         {0},
     };
     struct request request = {0};
@@ -155,8 +196,12 @@ int run_convert(const struct command *self, int argc, char **argv)
             free(options.imatrix);
             options.imatrix = strdup(optarg);
             break;
-        case WORKERS: options.workers = strtoul(optarg, NULL, 10); break;
+        case WORKERS:
+            if (!size_parse(optarg, &options.workers))
+                return command_usage(self, "--workers %s: not a number", optarg);
+            break;
         case FORCE: request.force = true; break;
+        case REQUANTIZE: options.requantize = true; break;
         default: return command_usage(self, "what is wanted?");
         }
     }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "codec/gguf.h"
-#include "codec/safetensors.h"
+#include "fs/container.h"
 #include "tools/command.h"
 
 #include <errno.h>
@@ -10,34 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-enum {
-    FIRST_READ = 1 << 20,
-    GGUF_HEADER_MAX = 1 << 30,
-    ELEMENTS_SHOWN = 4, /* of an array, in text */
-};
-
-/* The first `want` bytes of a file, or all if it is shorter. data is reallocated. */
-static int read_start(int fd, uint8_t **data, size_t *have, size_t want)
-{
-    uint8_t *grown = realloc(*data, want ? want : 1);
-    if (!grown)
-        return -ENOMEM;
-    *data = grown;
-    while (*have < want) {
-        ssize_t n = pread(fd, *data + *have, want - *have, (off_t)*have);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        *have += (size_t)n;
-    }
-    return 0;
-}
+enum { ELEMENTS_SHOWN = 4 }; /* of an array, in text */
 
 /* ---- GGUF ---- */
 
@@ -74,11 +47,9 @@ static json_t *json_element(struct reader *r, enum gguf_type type)
 }
 
 /* A value; of an array at most `most` elements. */
-static json_t *json_value(const struct gguf_header *h, const struct gguf_value *v,
-                          const uint8_t *end, uint64_t most)
+static json_t *json_value(const struct gguf_value *v, uint64_t most)
 {
-    (void)h;
-    struct reader r = {v->data, end};
+    struct reader r = reader_make(v->data, v->size);
     if (!v->is_array)
         return json_element(&r, v->type);
     json_t *list = json_array();
@@ -87,7 +58,7 @@ static json_t *json_value(const struct gguf_header *h, const struct gguf_value *
     return list;
 }
 
-static json_t *gguf_to_json(const struct gguf_header *h, const uint8_t *end, uint64_t most)
+static json_t *gguf_to_json(const struct gguf_header *h, uint64_t most)
 {
     json_t *root = json_object(), *keys = json_object(), *tensors = json_array();
     for (size_t i = 0; i < h->key_count; i++) {
@@ -96,20 +67,20 @@ static json_t *gguf_to_json(const struct gguf_header *h, const uint8_t *end, uin
         json_object_set_new(entry, "type", json_string(gguf_type_name(v->type)));
         if (v->is_array)
             json_object_set_new(entry, "count", json_integer((json_int_t)v->count));
-        json_object_set_new(entry, "value", json_value(h, v, end, most));
+        json_object_set_new(entry, "value", json_value(v, most));
         json_object_set_new(keys, json_string_value(name), entry);
         json_decref(name);
     }
     for (size_t i = 0; i < h->tensor_count; i++) {
         const struct gguf_tensor_info *t = &h->tensors[i];
-        const struct format *f = format_by_ggml_type(t->ggml_type);
+        const struct dtype *type = dtype_by_ggml_type(t->ggml_type);
         json_t *ne = json_array();
         for (uint32_t d = 0; d < t->ndim; d++)
             json_array_append_new(ne, json_integer((json_int_t)t->ne[d]));
         json_array_append_new(
             tensors, json_pack("{s:o, s:o, s:o, s:I}", "name", json_text(t->name), "type",
-                               f ? json_string(f->title)
-                                 : json_sprintf("type %" PRIu32, t->ggml_type),
+                               type ? json_string(type->name)
+                                    : json_sprintf("type %" PRIu32, t->ggml_type),
                                "ne", ne, "offset", (json_int_t)t->offset));
     }
     json_object_set_new(root, "format", json_sprintf("GGUF v%" PRIu32, h->version));
@@ -120,33 +91,19 @@ static json_t *gguf_to_json(const struct gguf_header *h, const uint8_t *end, uin
     return root;
 }
 
-static int load_gguf(int fd, uint64_t file_size, bool all, json_t **out, struct error *err)
+static int load_gguf(struct source *file, bool all, json_t **out, struct error *err)
 {
-    uint8_t *data = NULL;
-    size_t have = 0, want = FIRST_READ;
-    struct gguf_header h;
-    int rc;
-    for (;; want *= 4) {
-        rc = read_start(fd, &data, &have, want < file_size ? want : (size_t)file_size);
-        if (rc) {
-            error_set(err, rc, "%s", strerror(-rc));
-            break;
-        }
-        rc = gguf_parse(data, have, &h, err);
-        if (rc != -ENODATA || have == file_size || want > GGUF_HEADER_MAX)
-            break;
-    }
-    if (!rc) {
-        *out = gguf_to_json(&h, data + have, all ? UINT64_MAX : ELEMENTS_SHOWN);
-        gguf_header_free(&h);
-    }
-    free(data);
+    struct container_gguf g;
+    int rc = container_read_gguf(file, &g, err);
+    if (!rc)
+        *out = gguf_to_json(&g.header, all ? UINT64_MAX : ELEMENTS_SHOWN);
+    container_free_gguf(&g);
     return rc;
 }
 
-/* ---- safetensors ---- */
+/* ---- lists of tensors ---- */
 
-static json_t *safetensors_to_json(const struct tensor_list *list)
+static json_t *tensors_to_json(const char *format, const struct tensor_list *list)
 {
     json_t *root = json_object(), *tensors = json_array();
     for (size_t i = 0; i < list->count; i++) {
@@ -159,30 +116,34 @@ static json_t *safetensors_to_json(const struct tensor_list *list)
                                                  (json_int_t)t->offset, "bytes",
                                                  (json_int_t)t->size));
     }
-    json_object_set_new(root, "format", json_string("safetensors"));
+    json_object_set_new(root, "format", json_string(format));
     json_object_set_new(root, "tensors", tensors);
     return root;
 }
 
-static int load_safetensors(int fd, uint64_t file_size, json_t **out, struct error *err)
+static int load_list(struct source *file, enum container_kind kind, json_t **out,
+                     struct error *err)
 {
-    uint8_t *data = NULL;
-    size_t have = 0;
-    uint64_t header_size;
     struct tensor_list list = {0};
-    int rc = read_start(fd, &data, &have, SAFETENSORS_PREFIX);
-    rc = rc ? rc : safetensors_header_size(data, have, file_size, &header_size, err);
-    rc = rc ? rc : read_start(fd, &data, &have, SAFETENSORS_PREFIX + (size_t)header_size);
-    if (!rc && have != SAFETENSORS_PREFIX + header_size)
-        rc = error_set(err, -EINVAL, "truncated while it was read");
-    rc = rc ? rc
-            : safetensors_parse((char *)data + SAFETENSORS_PREFIX, (size_t)header_size, file_size,
-                                0, &list, err);
+    int rc = container_list(file, kind, 0, &list, err);
     if (!rc)
-        *out = safetensors_to_json(&list);
+        *out = tensors_to_json(kind == CONTAINER_TORCH ? "torch" : "safetensors", &list);
     tensor_list_free(&list);
-    free(data);
     return rc;
+}
+
+/* By its first bytes: a file that somebody asks about may be called anything. */
+static int load_file(struct source *file, bool all, json_t **out, struct error *err)
+{
+    char magic[4] = "";
+    uint64_t size = source_identity(file)->size;
+    int rc = source_read(file, magic, 0, size < sizeof magic ? (size_t)size : sizeof magic, err);
+    if (rc)
+        return rc;
+    if (memcmp(magic, "GGUF", 4) == 0)
+        return load_gguf(file, all, out, err);
+    return load_list(file, memcmp(magic, "PK\3\4", 4) == 0 ? CONTAINER_TORCH : CONTAINER_SAFETENSORS,
+                     out, err);
 }
 
 /* ---- printing ---- */
@@ -231,23 +192,21 @@ int run_inspect(const struct command *self, int argc, char **argv)
     }
     if (!path)
         return command_usage(self, "a file is needed");
-    struct stat st;
+    static const struct beneath anywhere = {AT_FDCWD, true};
+    struct stats stats = {0};
     struct error err;
-    char magic[4] = "";
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st)) {
-        int rc = errno;
-        if (fd >= 0)
-            close(fd);
-        return command_fail("%s: %s", path, strerror(rc));
-    }
+    struct source *file;
     json_t *root = NULL;
-    bool gguf = pread(fd, magic, 4, 0) == 4 && memcmp(magic, "GGUF", 4) == 0;
-    int rc = gguf ? load_gguf(fd, (uint64_t)st.st_size, json, &root, &err)
-                  : load_safetensors(fd, (uint64_t)st.st_size, &root, &err);
-    close(fd);
+    struct source_set *set = source_set_new(1, &stats);
+    int rc = set ? source_open(set, &anywhere, path, &file, &err)
+                 : error_set(&err, -ENOMEM, "out of memory");
+    if (!rc) {
+        rc = load_file(file, json, &root, &err);
+        source_unref(file);
+    }
+    source_set_free(set);
     if (rc)
-        return command_fail("%s: %s", path, err.text);
+        return command_fail("%s", err.text);
     if (json) {
         json_dumpf(root, stdout, JSON_INDENT(1));
         putchar('\n');

@@ -25,14 +25,18 @@ struct ls {
 
 /* ---- which store ---- */
 
-/* The store behind a mount, or "" where the folder is none. */
-static int store_of_mount(const char *folder, char *out)
+/* The store behind a mount, seen as the mount sees it. False where the folder is none. */
+static bool store_of_mount(const char *folder, char *out, struct options *options)
 {
     json_t *stats = mount_stats(folder);
     const char *store = json_string_value(json_object_get(stats, "store"));
-    snprintf(out, PATH_MAX, "%s", store ? store : "");
+    if (store) {
+        snprintf(out, PATH_MAX, "%s", store);
+        options->requantize = json_is_true(json_object_get(stats, "requantize"));
+        options->follow_links = json_is_true(json_object_get(stats, "follow_links"));
+    }
     json_decref(stats);
-    return *out ? 0 : -ENOENT;
+    return store != NULL;
 }
 
 struct only {
@@ -48,13 +52,13 @@ static bool count_mount(void *context, const char *mount_point)
     return true;
 }
 
-static void choose_store(const char *given, char *out)
+static void choose_store(const char *given, char *out, struct options *options)
 {
     struct only only = {.count = 0};
     if (!given)
         mount_each(count_mount, &only);
     const char *folder = given ? given : only.count == 1 ? only.mount_point : ".";
-    if (store_of_mount(folder, out))
+    if (!store_of_mount(folder, out, options))
         snprintf(out, PATH_MAX, "%s", folder);
 }
 
@@ -64,7 +68,7 @@ static void choose_store(const char *given, char *out)
 static uint64_t recipe_size(const struct ls *ls, struct checkpoint *c, int i, struct error *err)
 {
     uint64_t size = 0;
-    int rc = ls->verbose ? gguf_file_size(c, &recipes[i], &size, err)
+    int rc = ls->verbose ? gguf_file_size(c, NULL, &recipes[i], &size, err)
                          : gguf_file_data_size(c, &recipes[i], &size, err);
     return rc ? 0 : size;
 }
@@ -82,7 +86,7 @@ static void print_recipes(struct ls *ls, struct checkpoint *c)
             return;
         }
         if (ls->verbose) {
-            printf("  %14" PRIu64 "  gguf/%s-%s.gguf\n", bytes, c->name, recipes[i].name);
+            printf("  %14" PRIu64 "  gguf/%s-%s.gguf\n", bytes, c->base, recipes[i].name);
             continue;
         }
         snprintf(cell, sizeof cell, "%-7s %s", recipes[i].name, text_bytes(bytes, size));
@@ -117,14 +121,11 @@ static uint64_t parameters(const struct checkpoint *c)
 static void print_model(struct ls *ls, struct checkpoint *c)
 {
     char count[16];
-    const char *class_name = c->config.raw ? config_architecture(&c->config) : NULL;
     printf("%s  %s, %zu tensors, %s parameters\n", c->name,
-           c->mapped    ? c->model.arch->gguf
-           : class_name ? class_name
-                        : "unknown",
+           *c->architecture ? c->architecture : "unknown",
            c->tensors.count, text_count(parameters(c), count));
     if (*c->problem.text)
-        printf("  no gguf/: %s\n", c->problem.text);
+        printf("  %s: %s\n", c->incomplete ? "incomplete" : "no gguf/", c->problem.text);
     for (size_t i = 0; i < c->file_count; i++)
         if (c->files[i].outside)
             printf("  original/%s is not shown: it is a link that leaves the store\n",
@@ -153,7 +154,11 @@ static void add_json(struct ls *ls, struct checkpoint *c)
     json_t *model = json_object(), *sizes = json_object();
     json_object_set_new(model, "name", json_string(c->name));
     json_object_set_new(model, "architecture",
-                        c->mapped ? json_string(c->model.arch->gguf) : json_null());
+                        *c->architecture ? json_string(c->architecture) : json_null());
+    json_object_set_new(model, "state",
+                        json_string(c->mapped       ? "ready"
+                                    : c->incomplete ? "incomplete"
+                                                    : "refused"));
     json_object_set_new(model, "tensor_count", json_integer((json_int_t)c->tensors.count));
     json_object_set_new(model, "parameters", json_integer((json_int_t)parameters(c)));
     json_object_set_new(model, "problem",
@@ -180,10 +185,9 @@ struct numbers {
     size_t count, capacity;
 };
 
-static bool collect(void *context, uint32_t number, const char *name)
+static bool collect(void *context, const struct store_entry *e)
 {
     struct numbers *n = context;
-    (void)name;
     if (n->count == n->capacity) {
         size_t capacity = n->capacity ? 2 * n->capacity : 64;
         uint32_t *items = reallocarray(n->items, capacity, sizeof *items);
@@ -192,15 +196,21 @@ static bool collect(void *context, uint32_t number, const char *name)
         n->items = items;
         n->capacity = capacity;
     }
-    n->items[n->count++] = number;
+    n->items[n->count++] = e->number;
     return true;
+}
+
+static void print_outside(void *context, const char *path)
+{
+    (void)context;
+    printf("%s is not shown: it is a link that leaves the store\n", path);
 }
 
 static void list_models(struct ls *ls)
 {
     struct numbers numbers = {0};
     struct error err;
-    store_each(ls->service.tree.store, collect, &numbers);
+    store_each_model(ls->service.tree.store, collect, &numbers);
     for (size_t i = 0; i < numbers.count; i++) {
         struct checkpoint *c;
         if (store_get(ls->service.tree.store, numbers.items[i], &c, &err)) {
@@ -215,6 +225,8 @@ static void list_models(struct ls *ls)
         gguf_file_forget(c);
         checkpoint_unref(c);
     }
+    if (!ls->json)
+        store_each_outside(ls->service.tree.store, print_outside, NULL);
     if (!numbers.count && !ls->json)
         printf("no models in %s\n", store_path(ls->service.tree.store));
     free(numbers.items);
@@ -244,7 +256,7 @@ int run_ls(const struct command *self, int argc, char **argv)
     }
     if (argc - optind > 1)
         return command_usage(self, "one store or mount at a time");
-    choose_store(optind < argc ? argv[optind] : NULL, store);
+    choose_store(optind < argc ? argv[optind] : NULL, store, &options);
     if (service_open(&ls.service, store, &options, &err)) {
         service_close(&ls.service);
         return command_fail("%s", err.text);

@@ -56,7 +56,7 @@ int run_umount(const struct command *self, int argc, char **argv)
     struct error err;
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
         return command_help(self);
-    if (argc != 2)
+    if (argc != 2 || argv[1][0] == '-')
         return command_usage(self, "one mount point is needed");
     int daemon = watch_daemon(argv[1]);
     if (mount_end(argv[1], &err)) {

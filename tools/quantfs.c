@@ -28,7 +28,7 @@ static const struct command commands[] = {
      "Without an argument: the store of the only mount, else the current folder.\n\n"
      "Example: quantfs ls ~/models\n",
      run_ls},
-    {"inspect", "FILE", "show the header of a .gguf or .safetensors file",
+    {"inspect", "FILE", "show the header of a .gguf, .safetensors or torch file",
      "  --json   for machines\n\n"
      "Example: quantfs inspect mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",
      run_inspect},
@@ -40,6 +40,7 @@ static const struct command commands[] = {
      "  -t, --type RECIPE     Q4_K_M, Q8_0, BF16, ... (quantfs formats lists them)\n"
      "  -o, --output OUT      the file; it is complete or not there\n"
      "      --imatrix FILE    importance matrix\n"
+     "      --allow-requantize  also from a model that is quantized already\n"
      "      --workers N       encoder threads [all cores]\n"
      "      --force           overwrite OUT\n\n"
      "The bytes are those that a mount shows, which are those of llama.cpp's converter and\n"

@@ -52,7 +52,7 @@ def test_objects_hold_every_tensor_once(mount, tmp_path):
         assert 0 < place and place + size <= following
     assert {o.kind for o in found} == {tilecache.GROWING}
     assert {path.stat().st_mode & 0o777 for path in tilecache.paths(cache)} == {0o600}
-    assert {folder.stat().st_mode & 0o777 for folder in (cache, cache / "v1")} == {0o700}
+    assert {folder.stat().st_mode & 0o777 for folder in (cache, cache / "v2")} == {0o700}
 
 
 def test_growing_objects_are_sparse(mount, tall, tmp_path):

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/hf_file.h"
+
+#include "codec/affix.h"
+#include "codec/arch.h"
+#include "codec/hf_gguf.h"
+#include "codec/hf_tokenizer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The files that are made, the last two for GGUF files; behind them come a checkpoint's own, by their
+ * number. */
+enum { CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG, MADE_COUNT };
+
+static const char *const made_names[MADE_COUNT] = {"config.json", "model.safetensors",
+                                                   "tokenizer.json", "tokenizer_config.json"};
+
+bool hf_offered(const struct checkpoint *c)
+{
+    return !*c->unreadable.text && !c->incomplete &&
+           (c->file ? arch_by_gguf(c->architecture, strlen(c->architecture)) != NULL
+                    : c->config.raw != NULL);
+}
+
+/* Files of a checkpoint that go along: all that is small and no weights, in any framework's form. */
+static bool goes_along(const struct checkpoint_file *f)
+{
+    static const char *const endings[] = {".index.json", ".gguf", ".h5",  ".msgpack",
+                                          ".onnx",       ".ot",   ".npz", ".tflite"};
+    if (f->folder || f->outside || f->missing || strchr(f->path, '/') ||
+        container_kind(f->path) != CONTAINER_NONE || strcmp(f->path, made_names[CONFIG]) == 0)
+        return false;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (ends_with(f->path, endings[i]))
+            return false;
+    return true;
+}
+
+const char *hf_file_name(const struct checkpoint *c, uint32_t item)
+{
+    if (item < MADE_COUNT)
+        return item < TOKENIZER || c->file ? made_names[item] : "";
+    item -= MADE_COUNT;
+    if (item >= c->file_count)
+        return NULL;
+    return !c->file && goes_along(&c->files[item]) ? c->files[item].path : "";
+}
+
+/* ---- what is made once and kept; by c->lock ---- */
+
+static int read_values(void *context, const struct tensor *t, float *out, struct error *err)
+{
+    const struct checkpoint *c = context;
+    uint8_t *raw = malloc(t->size + 1);
+    int rc = raw && t->dtype->widen ? source_read(c->shards[t->file], raw, t->offset, t->size, err)
+                                    : error_set(err, -ENOMEM, "out of memory");
+    if (!rc)
+        t->dtype->widen(raw, t->elements, out);
+    free(raw);
+    return rc;
+}
+
+static int keep_text(struct checkpoint *c, int which, char *text, struct error *err)
+{
+    c->hf_texts[which] = text ? bytes_new(text, strlen(text)) : NULL;
+    free(text);
+    if (!c->hf_texts[which])
+        return error_set(err, -ENOMEM, "out of memory");
+    c->footprint += c->hf_texts[which]->size;
+    return 0;
+}
+
+static int make_of_gguf(struct checkpoint *c, struct hf_model *m, struct error *err)
+{
+    struct container_gguf g;
+    struct hf_values values = {read_values, c};
+    char *text;
+    int rc = container_read_gguf(c->shards[0], &g, err);
+    if (rc)
+        return rc;
+    rc = hf_model_of_gguf(&g.header, &c->tensors, &values, m, err);
+    rc = rc ? rc : hf_tokenizer_json(&g.header, &text, err);
+    rc = rc ? rc : keep_text(c, 0, text, err);
+    rc = rc ? rc : hf_tokenizer_config(&g.header, &text, err);
+    rc = rc ? rc : keep_text(c, 1, text, err);
+    container_free_gguf(&g);
+    return rc;
+}
+
+static void drop(struct checkpoint *c)
+{
+    for (int i = 0; i < 2; i++) {
+        if (c->hf_texts[i])
+            c->footprint -= c->hf_texts[i]->size;
+        bytes_unref(c->hf_texts[i]);
+        c->hf_texts[i] = NULL;
+    }
+    if (c->hf) {
+        c->footprint -= c->hf->arena.total;
+        hf_model_free(c->hf);
+    }
+    free(c->hf);
+    c->hf = NULL;
+}
+
+static int make_model(struct checkpoint *c, struct error *err)
+{
+    if (c->hf)
+        return 0;
+    c->hf = calloc(1, sizeof *c->hf);
+    if (!c->hf)
+        return error_set(err, -ENOMEM, "out of memory");
+    int rc = c->file ? make_of_gguf(c, c->hf, err)
+                     : hf_model_of_checkpoint(&c->config, &c->tensors, c->hf, err);
+    c->footprint += c->hf->arena.total;
+    if (rc)
+        drop(c);
+    return rc;
+}
+
+void hf_file_forget(struct checkpoint *c)
+{
+    pthread_mutex_lock(&c->lock);
+    drop(c);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* ---- files ---- */
+
+static int add_text(struct image *image, char *text, struct error *err)
+{
+    struct bytes *bytes = text ? bytes_new(text, strlen(text)) : NULL;
+    free(text);
+    if (!bytes)
+        return error_set(err, -ENOMEM, "out of memory");
+    image_add_bytes(image, bytes, 0, bytes->size);
+    bytes_unref(bytes);
+    return 0;
+}
+
+static int add_header(const struct hf_model *m, const struct hf_form *form, struct image *image,
+                      struct error *err)
+{
+    struct buffer header = {0};
+    int rc = hf_model_put_header(m, form, &header, err);
+    struct bytes *bytes = rc ? NULL : bytes_new(header.data, header.size);
+    buffer_free(&header);
+    if (!rc && !bytes)
+        rc = error_set(err, -ENOMEM, "out of memory");
+    if (!rc)
+        image_add_bytes(image, bytes, 0, bytes->size);
+    bytes_unref(bytes);
+    return rc;
+}
+
+/* What is stored in the form's type already comes from the file itself. */
+static int add_tensor(const struct checkpoint *c, const struct hf_tensor *t,
+                      const struct hf_form *form, struct image *image, struct error *err)
+{
+    const struct tensor *source = t->view.tensor;
+    const struct format *format = &formats[form->format];
+    if (t->kept || (source->dtype->format == format && view_is_whole(&t->view))) {
+        image_add_file(image, c->shards[source->file], source->offset, source->size);
+        return 0;
+    }
+    if (!t->view.rows || !t->view.cols)
+        return 0;
+    struct encoding *e;
+    int rc = encoding_new(format, &t->view, c->shards, NULL, NULL, &e, err);
+    if (!rc) {
+        image_add_tensor(image, e);
+        encoding_unref(e);
+    }
+    return rc;
+}
+
+static int add_weights(const struct checkpoint *c, const struct hf_model *m,
+                       const struct hf_form *form, struct image *image, struct error *err)
+{
+    int rc = add_header(m, form, image, err);
+    for (size_t i = 0; !rc && i < m->count; i++)
+        rc = add_tensor(c, &m->tensors[i], form, image, err);
+    return rc;
+}
+
+static int add_own_file(const struct checkpoint *c, uint32_t file, struct image *image,
+                        struct error *err)
+{
+    struct source *s;
+    int rc = checkpoint_open(c, c->files[file].path, &s, err);
+    if (rc)
+        return rc;
+    image_add_file(image, s, 0, source_identity(s)->size);
+    source_unref(s);
+    return 0;
+}
+
+static int add_made(struct checkpoint *c, const struct hf_form *form, uint32_t item,
+                    struct image *image, struct error *err)
+{
+    pthread_mutex_lock(&c->lock);
+    int rc = make_model(c, err);
+    if (!rc && item == CONFIG)
+        rc = add_text(image, hf_model_config(c->hf, form), err);
+    else if (!rc && item == WEIGHTS)
+        rc = add_weights(c, c->hf, form, image, err);
+    else if (!rc)
+        image_add_bytes(image, c->hf_texts[item - TOKENIZER], 0,
+                        c->hf_texts[item - TOKENIZER]->size);
+    pthread_mutex_unlock(&c->lock);
+    return rc;
+}
+
+int hf_file_get(struct checkpoint *c, const struct hf_form *form, uint32_t item, struct image **out,
+                struct error *err)
+{
+    struct image *image = image_new();
+    int rc = !image              ? error_set(err, -ENOMEM, "out of memory")
+             : item < MADE_COUNT ? add_made(c, form, item, image, err)
+                                 : add_own_file(c, item - MADE_COUNT, image, err);
+    if (!rc && image->failed)
+        rc = error_set(err, -ENOMEM, "out of memory");
+    if (rc)
+        image_unref(image);
+    else
+        *out = image;
+    return rc;
+}
+
+int hf_file_size(struct checkpoint *c, const struct hf_form *form, uint32_t item, uint64_t *size,
+                 struct error *err)
+{
+    struct image *image;
+    if (item >= MADE_COUNT) {
+        *size = c->files[item - MADE_COUNT].identity.size;
+        return 0;
+    }
+    int rc = hf_file_get(c, form, item, &image, err);
+    if (!rc) {
+        *size = image->size;
+        image_unref(image);
+    }
+    return rc;
+}
