@@ -1,23 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/bpe.h"
 
-#include "codec/utf8.h"
+#include "codec/bytes.h"
 
 #include <errno.h>
-
-static uint64_t hash_bytes(uint64_t hash, const char *s, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        hash = (hash ^ (uint8_t)s[i]) * 0x100000001b3u;
-    return hash;
-}
 
 /* The slot of a merge, or the empty one where it would be. */
 static struct bpe_merge *slot(const struct bpe_merges *m, const char *left, size_t left_size,
                               const char *right, size_t right_size)
 {
-    uint64_t hash = hash_bytes(0xcbf29ce484222325u, left, left_size);
-    hash = hash_bytes((hash ^ ' ') * 0x100000001b3u, right, right_size);
+    uint64_t hash = hash_bytes(HASH_START, left, left_size);
+    hash = hash_bytes(hash_bytes(hash, " ", 1), right, right_size);
     hash ^= hash >> 32;
     for (size_t i = hash & m->mask;; i = (i + 1) & m->mask) {
         struct bpe_merge *s = &m->slots[i];
@@ -53,39 +46,144 @@ void bpe_merges_add(struct bpe_merges *m, const char *left, uint32_t left_size, 
     m->count++;
 }
 
-static uint32_t rank_of(const struct bpe_merges *m, const char *piece, size_t start, size_t middle,
-                        size_t end)
+bool bpe_merges_rank(const void *merges, const char *pair, uint32_t left, uint32_t size,
+                     uint32_t *rank)
 {
-    const struct bpe_merge *s =
-        slot(m, piece + start, middle - start, piece + middle, end - middle);
-    return s->left ? s->rank : UINT32_MAX;
+    const struct bpe_merge *s = slot(merges, pair, left, pair + left, size - left);
+    *rank = s->rank;
+    return s->left;
 }
 
-size_t bpe_join(const struct bpe_merges *m, const char *piece, size_t n, uint32_t *ends)
+/* ---- joining ---- */
+
+enum { NONE = UINT32_MAX };
+
+struct bpe_symbol {
+    uint32_t start, size; /* 0: joined to the one before it */
+    uint32_t previous, next;
+};
+
+/* Two neighbours that may be joined. It is out of date when their sizes no longer add up. */
+struct bpe_pair {
+    uint32_t rank, left, size;
+};
+
+static bool goes_first(const struct bpe_pair *a, const struct bpe_pair *b)
 {
-    size_t count = 0;
-    for (size_t at = 0; at < n;) {
-        uint32_t code;
-        unsigned bad, length = utf8_next((const uint8_t *)piece + at, n - at, &code, &bad);
-        at += length ? length : bad;
-        ends[count++] = (uint32_t)at;
-    }
-    for (;;) {
-        uint32_t best = UINT32_MAX;
-        size_t where = 0;
-        for (size_t i = 0; i + 1 < count; i++) {
-            uint32_t rank = rank_of(m, piece, i ? ends[i - 1] : 0, ends[i], ends[i + 1]);
-            if (rank < best) {
-                best = rank;
-                where = i;
-            }
-        }
-        if (best == UINT32_MAX)
-            return count;
-        memmove(ends + where, ends + where + 1, (count - where - 1) * sizeof *ends);
-        count--;
-    }
+    return a->rank < b->rank || (a->rank == b->rank && a->left < b->left);
 }
+
+static void heap_push(struct bpe_symbols *s, struct bpe_pair pair)
+{
+    size_t i = s->heap_count++;
+    for (; i > 0 && goes_first(&pair, &s->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        s->heap[i] = s->heap[(i - 1) / 2];
+    s->heap[i] = pair;
+}
+
+static struct bpe_pair heap_pop(struct bpe_symbols *s)
+{
+    struct bpe_pair top = s->heap[0], last = s->heap[--s->heap_count];
+    size_t i = 0, child;
+    while ((child = 2 * i + 1) < s->heap_count) {
+        if (child + 1 < s->heap_count && goes_first(&s->heap[child + 1], &s->heap[child]))
+            child++;
+        if (!goes_first(&s->heap[child], &last))
+            break;
+        s->heap[i] = s->heap[child];
+        i = child;
+    }
+    s->heap[i] = last;
+    return top;
+}
+
+static int reserve(struct bpe_symbols *s, size_t n)
+{
+    if (n <= s->capacity)
+        return 0;
+    n = n > 2 * s->capacity ? n : 2 * s->capacity;
+    bpe_symbols_free(s);
+    s->ends = reallocarray(NULL, n, sizeof *s->ends);
+    s->all = reallocarray(NULL, n, sizeof *s->all);
+    s->heap = reallocarray(NULL, n, 3 * sizeof *s->heap);
+    if (!s->ends || !s->all || !s->heap) {
+        bpe_symbols_free(s);
+        return -ENOMEM;
+    }
+    s->capacity = n;
+    return 0;
+}
+
+void bpe_symbols_free(struct bpe_symbols *s)
+{
+    free(s->ends);
+    free(s->all);
+    free(s->heap);
+    *s = (struct bpe_symbols){0};
+}
+
+static uint32_t cut_characters(struct bpe_symbols *s, const char *piece, uint32_t n)
+{
+    static const uint8_t lengths[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4};
+    uint32_t count = 0;
+    for (uint32_t at = 0; at < n; count++) {
+        uint32_t length = lengths[(uint8_t)piece[at] >> 4];
+        length = length < n - at ? length : n - at;
+        s->all[count] = (struct bpe_symbol){at, length, count - 1, count + 1};
+        at += length;
+    }
+    if (count) {
+        s->all[0].previous = NONE;
+        s->all[count - 1].next = NONE;
+    }
+    return count;
+}
+
+/* Puts a symbol and the one behind it, if they may be joined, on the heap. */
+static void push_pair(struct bpe_symbols *s, bpe_rank *rank, const void *context, const char *piece,
+                      uint32_t left)
+{
+    const struct bpe_symbol *first = left == NONE ? NULL : &s->all[left];
+    if (!first || first->next == NONE)
+        return;
+    struct bpe_pair pair = {0, left, first->size + s->all[first->next].size};
+    if (rank(context, piece + first->start, first->size, pair.size, &pair.rank))
+        heap_push(s, pair);
+}
+
+int bpe_join(struct bpe_symbols *s, bpe_rank *rank, const void *context, const char *piece,
+             uint32_t n)
+{
+    int rc = reserve(s, n);
+    if (rc)
+        return rc;
+    struct bpe_symbol *all = s->all;
+    uint32_t count = cut_characters(s, piece, n);
+    s->heap_count = 0;
+    for (uint32_t left = 0; left < count; left++)
+        push_pair(s, rank, context, piece, left);
+    while (s->heap_count) {
+        struct bpe_pair p = heap_pop(s);
+        struct bpe_symbol *left = &all[p.left];
+        if (!left->size || left->next == NONE || left->size + all[left->next].size != p.size)
+            continue;
+        struct bpe_symbol *right = &all[left->next];
+        left->size = p.size;
+        left->next = right->next;
+        right->size = 0;
+        if (left->next != NONE)
+            all[left->next].previous = p.left;
+        push_pair(s, rank, context, piece, left->previous);
+        push_pair(s, rank, context, piece, p.left);
+    }
+    s->count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (all[i].size)
+            s->ends[s->count++] = all[i].start + all[i].size;
+    return 0;
+}
+
+/* ---- the byte alphabet ---- */
 
 uint32_t bpe_byte_char(uint8_t byte)
 {

@@ -11,7 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The merges by their text. Zero-initialise; free with bpe_merges_free. */
+/* ---- merges by their text ---- */
+
+/* Zero-initialise; free with bpe_merges_free. */
 struct bpe_merges {
     struct bpe_merge *slots; /* open addressing; empty where left == NULL */
     size_t count, mask;
@@ -30,9 +32,34 @@ void bpe_merges_free(struct bpe_merges *m);
 void bpe_merges_add(struct bpe_merges *m, const char *left, uint32_t left_size, const char *right,
                     uint32_t right_size, uint32_t rank);
 
-/* Joins the symbols of a piece of valid UTF-8. ends has room for n offsets: where each symbol of
- * the result ends. Returns their number. Time grows with the square of n. */
-size_t bpe_join(const struct bpe_merges *m, const char *piece, size_t n, uint32_t *ends);
+/* As bpe_rank; merges: struct bpe_merges. */
+bool bpe_merges_rank(const void *merges, const char *pair, uint32_t left, uint32_t size,
+                     uint32_t *rank);
+
+/* ---- joining ---- */
+
+/* Whether the two symbols that a pair of `size` bytes consists of, the first of `left` bytes, may
+ * be joined, and when: low ranks go first. */
+typedef bool bpe_rank(const void *context, const char *pair, uint32_t left, uint32_t size,
+                      uint32_t *rank);
+
+/* The symbols of a piece, and what joining needs; used for one piece after the other.
+ * Zero-initialise; free with bpe_symbols_free. */
+struct bpe_symbols {
+    uint32_t *ends; /* where each symbol of the last piece ends */
+    size_t count;
+    struct bpe_symbol *all;
+    struct bpe_pair *heap;
+    size_t heap_count, capacity; /* of all and ends; the heap has room for three times as many */
+};
+
+/* Joins the symbols of a piece of n bytes, which are its characters at first: each as long as its
+ * first byte says, at most up to the end. In time n log n. -ENOMEM. */
+int bpe_join(struct bpe_symbols *s, bpe_rank *rank, const void *context, const char *piece,
+             uint32_t n);
+void bpe_symbols_free(struct bpe_symbols *s);
+
+/* ---- the byte alphabet ---- */
 
 /* The alphabet of byte-level vocabularies: every byte as one character. Printable Latin-1 stands
  * for itself, the other 68 bytes follow in order from U+0100. */

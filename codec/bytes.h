@@ -73,6 +73,16 @@ static inline uint64_t load_u64(const void *p)
     return v;
 }
 
+/* FNV-1a: for tables in memory, where a hash is no proof of anything. */
+#define HASH_START 0xcbf29ce484222325u
+
+static inline uint64_t hash_bytes(uint64_t hash, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        hash = (hash ^ (uint8_t)s[i]) * 0x100000001b3u;
+    return hash;
+}
+
 /* A growing byte buffer. Appending to one that once failed to grow does nothing; so the writer
  * checks `failed` once, at the end. Zero-initialise; free with buffer_free. */
 struct buffer {

@@ -48,6 +48,7 @@ struct encoder {
     size_t patterns; /* that the text between two added tokens went through */
     size_t around;   /* tokens that the post_processor added */
     struct bpe_merges merges;
+    struct bpe_symbols symbols;
     struct arena arena;
     struct token_ids *out;
     struct error *err;
@@ -102,11 +103,7 @@ static int add_span(struct encoder *e, struct spans *s, size_t start, size_t end
 
 static int add_id(struct encoder *e, uint32_t id)
 {
-    struct token_ids *out = e->out;
-    if (!grow(&out->ids, out->count, &out->capacity, sizeof *out->ids))
-        return out_of_memory(e);
-    out->ids[out->count++] = id;
-    return 0;
+    return token_ids_add(e->out, id) ? out_of_memory(e) : 0;
 }
 
 /* ---- characters ---- */
@@ -508,14 +505,15 @@ static int encode_piece(struct encoder *e, const struct piece *p)
         if (json_object_get(json_object_get(e->model, "vocab"), name))
             return add_token(e, p->text, p->size);
     }
-    uint32_t *ends = arena_array(&e->arena, p->size, sizeof *ends);
-    if (!ends)
+    struct bpe_symbols *s = &e->symbols;
+    int rc = p->size > UINT32_MAX ? -ENOMEM
+                                  : bpe_join(s, bpe_merges_rank, &e->merges, p->text,
+                                             (uint32_t)p->size);
+    if (rc)
         return out_of_memory(e);
-    size_t count = bpe_join(&e->merges, p->text, p->size, ends);
-    int rc = 0;
-    for (size_t i = 0; !rc && i < count; i++) {
-        uint32_t start = i ? ends[i - 1] : 0;
-        rc = add_token(e, p->text + start, ends[i] - start);
+    for (size_t i = 0; !rc && i < s->count; i++) {
+        uint32_t start = i ? s->ends[i - 1] : 0;
+        rc = add_token(e, p->text + start, s->ends[i] - start);
     }
     return rc;
 }
@@ -755,6 +753,7 @@ int hf_encode(const json_t *tokenizer, const struct hf_vocab *v, const char *tex
     if (!rc && !v->wraps)
         rc = post_process(&e, json_object_get(tokenizer, "post_processor"));
     bpe_merges_free(&e.merges);
+    bpe_symbols_free(&e.symbols);
     arena_free(&e.arena);
     if (rc) {
         free(out->ids);

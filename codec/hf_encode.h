@@ -14,15 +14,9 @@
 
 #include "codec/error.h"
 #include "codec/hf_vocab.h"
+#include "codec/token_ids.h"
 
 #include <jansson.h>
-#include <stddef.h>
-#include <stdint.h>
-
-struct token_ids {
-    uint32_t *ids;
-    size_t count, capacity;
-};
 
 /* Encodes n bytes of valid UTF-8. v: the tokenizer's vocabulary. -ENOTSUP with what is not known.
  * Free out->ids. */

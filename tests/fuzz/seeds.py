@@ -812,8 +812,89 @@ def hf_encode_seeds():
     }
 
 
-SEEDS = {"gguf": gguf_seeds, "hf_encode": hf_encode_seeds, "imatrix": imatrix_seeds,
-         "model": model_seeds, "safetensors": safetensors_seeds,
+# ---- vocabularies in GGUF ----
+
+def gguf_encode_seeds():
+    def texts(name, values):
+        return key(name, 9, array(8, len(values), b"".join(string(v) for v in values)))
+
+    def vocabulary(model, tokens, types=None, *more, text=b""):
+        types = [1] * len(tokens) if types is None else types
+        return gguf([key("tokenizer.ggml.model", 8, string(model)),
+                     texts("tokenizer.ggml.tokens", tokens),
+                     key("tokenizer.ggml.token_type", 9,
+                         array(5, len(types), struct.pack(f"<{len(types)}i", *types))), *more],
+                    data=text + b"\0")
+
+    def pre(name):
+        return key("tokenizer.ggml.pre", 8, string(name))
+
+    def scores(values):
+        return key("tokenizer.ggml.scores", 9,
+                   array(6, len(values), struct.pack(f"<{len(values)}f", *values)))
+
+    alphabet = [chr(c) for c in range(33, 127)] + ["Ġ", "Ċ", "Ã", "©"]
+    merged = ["he", "ll", "hell", "Ġw", "or", "Ġwor", "12"]
+    merges = texts("tokenizer.ggml.merges", ["h e", "l l", "he ll", "Ġ w", "o r", "Ġw or", "1 2"])
+    special = ["<s>", "</s>", "<|im_end|>", "<|im"]
+
+    def bpe(name, text=b"", *more):
+        return vocabulary("gpt2", alphabet + merged + special, [1] * 105 + [3, 3, 1, 4], pre(name),
+                          merges, *more, text=text)
+
+    spm = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "▁w", "he", "ll",
+           "hell"]
+    spm_types = [2, 3, 3] + [6] * 256 + [1] * 5
+    spm_scores = [0.0] * 259 + [-1, -2, -3, -4, -5]
+    rules = ["default", "llama-bpe", "qwen2", "qwen35", "gpt-2", "smollm", "falcon", "deepseek-llm",
+             "deepseek-coder", "deepseek-v3", "spark2_5", "youtu", "tekken", "gpt-4o", "tiny_aya",
+             "kimi-k2", "superbpe", "chameleon", "bloom", "viking", "afmoe", "laguna", "exaone-moe",
+             "minicpm5", "jais-2", "granite-embed-multi-97m", "seed-coder", "ufakzeka", "glm4",
+             "sarvam-moe"]
+    return {
+        **{f"pre-{name}": bpe(name, "hello wor 1234567\u0663½ 中文ひ가 É'LL\n/".encode())
+           for name in rules},
+        "spm": vocabulary("llama", spm, spm_types, scores(spm_scores), text=b"hello  w\xff</s>he"),
+        "spm-bare": vocabulary("llama", ["a", "b", "ab"], None, text=b"abc"),
+        "spm-nan": vocabulary("llama", ["a", "b", "ab", "ba"], None,
+                              scores([0, float("nan"), float("nan"), -0.0]), text=b"abababab"),
+        "gemma": vocabulary("gemma4", ["▁", "a", "\n", "\n\n", "<0xFF>"], [1, 1, 1, 1, 6],
+                            texts("tokenizer.ggml.merges", ["▁ a", "a \n"]), text=b" a\n\n\xff"),
+        "byte-short": vocabulary("llama", ["", "<0", "<0x", "<0xG", "<0xFFF>"], [6] * 5),
+        "empty-tokens": vocabulary("llama", ["", "[EMPTY_2]", "x"], [3, 3, 4]),
+        "empty-twice": vocabulary("llama", ["", "[EMPTY_0]"], [3, 3]),
+        "same-tokens": vocabulary("llama", ["a", "a"]),
+        "types-short": vocabulary("llama", ["a", "b"], [1]),
+        "types-wild": vocabulary("llama", ["a", "b", "c"], [-1, 7, 2**31 - 1]),
+        "token-not-utf8": vocabulary("gpt2", [b"\xc4", b"\xff"], None, merges, text=b"\xff "),
+        "no-merges": vocabulary("gpt2", ["a"], None, pre("gpt-2")),
+        "kimi-no-merges": vocabulary("gpt2", ["a"], None, pre("kimi-k2"), text=b"aa"),
+        "merges-odd": vocabulary("gpt2", ["a", "aa"], None, pre("gpt-2"),
+                                 texts("tokenizer.ggml.merges", ["a a", "", " ", "a", " a", "a ",
+                                                                 "a a a", "  a"]),
+                                 text=b"aaaa"),
+        "special-overlap": vocabulary("llama", ["aa", "aab", "ba", "a", "b"], [4, 4, 4, 4, 4],
+                                      text=b"aabaaabab"),
+        "strip": vocabulary("llama", ["<s>", "</s>", "<|end|>", "a"], [3, 3, 3, 1],
+                            key("general.name", 8, string("Phi-3 mini")),
+                            text=b"</s> \t a <|end|>  "),
+        "strip-left": bpe("jina-v2-de", b"a  <mask> b"),
+        "ids-wild": vocabulary("llama", ["a"], None, u32("tokenizer.ggml.bos_token_id", 2**32 - 1),
+                               key("tokenizer.ggml.eos_token_id", 6,
+                                   struct.pack("<f", float("nan"))),
+                               key("tokenizer.ggml.add_eos_token", 7, b"\1")),
+        "pre-unknown": bpe("nonsense"),
+        "model-unknown": vocabulary("bert", ["a"]),
+        "tokens-numbers": gguf([key("tokenizer.ggml.model", 8, string("llama")),
+                                key("tokenizer.ggml.tokens", 9, array(5, 1, bytes(4)))]),
+        "harmony": vocabulary("llama", ["<|end|>", "<|call|>", "<|return|>", "<|start|>", "</s>",
+                                        "<|tool_response>"], [3, 3, 3, 3, 3, 3],
+                              text=b"<|end|></s>"),
+    }
+
+
+SEEDS = {"gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds, "hf_encode": hf_encode_seeds,
+         "imatrix": imatrix_seeds, "model": model_seeds, "safetensors": safetensors_seeds,
          "safetensors_index": index_seeds, "sentencepiece": sentencepiece_seeds,
          "torch": torch_seeds}
 
