@@ -20,8 +20,10 @@ DATA = ROOT / "tests" / "data"
 QUANTFS = pathlib.Path(os.environ.get("QUANTFS", ROOT / "build" / "quantfs"))
 sys.path.insert(0, str(ROOT / "tests"))
 
-# What is started in the background by a shell ignores it, and so would all that it starts.
+# What is started in the background by a shell, or by nohup, ignores them, and so would all that it
+# starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import models  # noqa: E402 (in the folder named just now)
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The commands of quantfs: one table row each, from which the program dispatches and prints help.
+ * The commands of a program: one table row each, from which it dispatches and prints help.
  */
 #ifndef TOOLS_COMMAND_H
 #define TOOLS_COMMAND_H
@@ -18,6 +18,8 @@ struct command {
     int (*run)(const struct command *self, int argc, char **argv);
 };
 
+/* ---- the tables, quantfs.c and run/main.c ---- */
+
 int run_mount(const struct command *self, int argc, char **argv);
 int run_umount(const struct command *self, int argc, char **argv);
 int run_ls(const struct command *self, int argc, char **argv);
@@ -28,16 +30,38 @@ int run_warm(const struct command *self, int argc, char **argv);
 int run_status(const struct command *self, int argc, char **argv);
 int run_cache(const struct command *self, int argc, char **argv);
 
+int run_generate(const struct command *self, int argc, char **argv);
+int run_perplexity(const struct command *self, int argc, char **argv);
+int run_tokenize(const struct command *self, int argc, char **argv);
+
+/* ---- command.c ---- */
+
 enum { EXIT_USAGE = 1, EXIT_ERROR = 2 };
+
+struct program {
+    const char *name, *summary; /* summary: a few lines */
+    const struct command *commands;
+    int count;
+};
+
+/* Each program defines its own. */
+extern const struct program program;
+
+/* Runs the command that argv[1] names, or what every program knows: --help, --version. Returns the
+ * exit status, or -1 if argv[1] is none of these. */
+int command_dispatch(int argc, char **argv);
+
+/* Prints that there is no such command, and returns EXIT_USAGE. */
+int command_unknown(const char *name);
 
 /* Prints the command's help to stdout, and returns 0. */
 int command_help(const struct command *c);
 
-/* Prints "quantfs COMMAND: ..." and a hint to stderr, and returns EXIT_USAGE. */
+/* Prints "PROGRAM COMMAND: ..." and a hint to stderr, and returns EXIT_USAGE. */
 int command_usage(const struct command *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* Prints "quantfs: ..." to stderr, and returns EXIT_ERROR. */
+/* Prints "PROGRAM: ..." to stderr, and returns EXIT_ERROR. */
 int command_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- text.c: how figures are shown ---- */

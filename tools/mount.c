@@ -12,6 +12,14 @@
 #include <sys/pidfd.h>
 #include <unistd.h>
 
+static int help(const struct command *self)
+{
+    command_help(self);
+    printf("Mount options:\n");
+    options_print(stdout);
+    return 0;
+}
+
 int run_mount(const struct command *self, int argc, char **argv)
 {
     static const struct option long_options[] = {{"help", no_argument, NULL, 'h'}, {0}};
@@ -21,7 +29,7 @@ int run_mount(const struct command *self, int argc, char **argv)
     options_init(&options);
     for (int c; (c = getopt_long(argc, argv, "o:fh", long_options, NULL)) != -1;) {
         if (c == 'h')
-            return command_help(self);
+            return help(self);
         if (c == 'f')
             foreground = true;
         else if (c != 'o')

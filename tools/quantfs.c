@@ -2,12 +2,7 @@
  *
  * quantfs: every model of a folder in every quantized form, made when it is read.
  */
-#include "fs/options.h"
 #include "tools/command.h"
-
-#include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
 
 static const struct command commands[] = {
     {"mount", "STORE MOUNTPOINT [-o OPTION,...]", "mount a folder of checkpoints",
@@ -68,71 +63,21 @@ static const struct command commands[] = {
      run_cache},
 };
 
-enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
-
-int command_help(const struct command *c)
-{
-    printf("Usage: quantfs %s %s\n\n%s\n", c->name, c->arguments, c->details);
-    if (c->run == run_mount) {
-        printf("Mount options:\n");
-        options_print(stdout);
-    }
-    return 0;
-}
-
-int command_usage(const struct command *c, const char *fmt, ...)
-{
-    va_list ap;
-    fprintf(stderr, "quantfs %s: ", c->name);
-    va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
-    va_end(ap);
-    fprintf(stderr, "\nusage: quantfs %s %s (quantfs %s --help tells more)\n", c->name,
-            c->arguments, c->name);
-    return EXIT_USAGE;
-}
-
-int command_fail(const char *fmt, ...)
-{
-    va_list ap;
-    fprintf(stderr, "quantfs: ");
-    va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
-    va_end(ap);
-    fputc('\n', stderr);
-    return EXIT_ERROR;
-}
-
-static void help(FILE *out)
-{
-    fprintf(out, "quantfs shows a folder of model checkpoints in every quantized form, each made "
-                 "only when\nit is read.\n\n");
-    for (int i = 0; i < COMMAND_COUNT; i++)
-        fprintf(out, "  quantfs %-8s %s\n", commands[i].name, commands[i].summary);
-    fprintf(out, "\nquantfs COMMAND --help tells more, with an example.\n");
-}
+const struct program program = {
+    .name = "quantfs",
+    .summary = "quantfs shows a folder of model checkpoints in every quantized form, each made "
+               "only when\nit is read.\n",
+    .commands = commands,
+    .count = sizeof commands / sizeof *commands,
+};
 
 int main(int argc, char **argv)
 {
-    if (argc < 2) {
-        help(stderr);
-        return EXIT_USAGE;
-    }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        strcmp(argv[1], "help") == 0) {
-        help(stdout);
-        return 0;
-    }
-    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
-        printf("quantfs %s (reference: llama.cpp %s)\n", QUANTFS_VERSION, QUANTFS_REFERENCE);
-        return 0;
-    }
-    for (int i = 0; i < COMMAND_COUNT; i++)
-        if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(&commands[i], argc - 1, argv + 1);
+    int status = command_dispatch(argc, argv);
+    if (status >= 0)
+        return status;
     /* quantfs STORE MOUNTPOINT -o ..., as mount.fuse3 calls it */
     if (argc >= 3 && argv[1][0] != '-')
         return run_mount(&commands[0], argc, argv);
-    fprintf(stderr, "quantfs: there is no command \"%s\" (quantfs --help lists them)\n", argv[1]);
-    return EXIT_USAGE;
+    return command_unknown(argv[1]);
 }

@@ -55,8 +55,10 @@ def test_examples(name, tmp_path):
         shutil.copytree(DATA / source, home / store / model)
     (home / "mnt").mkdir()
     shutil.copy(DATA / "demo-llama.imatrix.dat", home / "SmolLM2.imatrix.dat")
+    shutil.copy(DATA / "kjv-eval.txt", home / "text.txt")
     tools.mkdir()
-    (tools / "quantfs").symlink_to(QUANTFS)
+    for program in ("quantfs", "quantfs-run"):
+        (tools / program).symlink_to(QUANTFS.with_name(program))
     (tools / "llama-cli").write_text(LLAMA_CLI.format(python=sys.executable))
     (tools / "llama-cli").chmod(0o755)
     env = dict(os.environ, HOME=str(home), PATH=f"{tools}:{os.environ['PATH']}", LC_ALL="C",

@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: MIT */
+#include "tools/run/forward.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct forward {
+    const struct run_model *model;
+    struct backend *backend;
+    struct team *team;
+    uint32_t context, batch;
+    float *keys, *values;         /* [layer][position][kv_heads * head_dim] */
+    float *cosines[2], *sines[2]; /* [position of the batch][rope_dim / 2]; 1: of windows */
+    float *frequencies[2];        /* [rope_dim / 2] */
+    /* Of the tokens at hand, [token][...]: */
+    float *x;                      /* width */
+    float *normed;                 /* width */
+    float *q, *k, *v;              /* heads and kv_heads of head_dim */
+    float *mixed;                  /* heads * head_dim: what attention gives */
+    float *gate, *up;              /* ffn */
+    float *out;                    /* width: what a half of a layer adds */
+    float *expert_in, *expert_out; /* width; NULL without experts */
+    float *weights;                /* experts */
+    float *scores;                 /* [thread][context] */
+    uint32_t *expert_tokens;
+    struct inputs {
+        uint64_t cols;
+        struct activations *activations;
+    } inputs[3]; /* as wide as the matrices are: width, heads * head_dim, ffn */
+};
+
+/* ---- small operations ---- */
+
+static void rms_norm(const float *x, const float *weight, uint32_t n, float eps, float *out)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += (double)(x[i] * x[i]);
+    float scale = 1 / sqrtf((float)(sum / n) + eps);
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = x[i] * scale * weight[i];
+}
+
+static void norm_all(const float *x, const float *weight, uint32_t width, uint32_t tokens,
+                     float eps, float *out)
+{
+    for (uint32_t t = 0; t < tokens; t++)
+        rms_norm(x + (size_t)t * width, weight, width, eps, out + (size_t)t * width);
+}
+
+static void add_bias(float *x, const float *bias, uint32_t width, uint32_t tokens)
+{
+    for (uint32_t t = 0; bias && t < tokens; t++)
+        for (uint32_t i = 0; i < width; i++)
+            x[(size_t)t * width + i] += bias[i];
+}
+
+static void add_to(float *x, const float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] += y[i];
+}
+
+static float silu(float v)
+{
+    return v / (1 + expf(-v));
+}
+
+static float gelu(float v)
+{
+    return 0.5f * v * (1 + tanhf(0.79788456080286535588f * v * (1 + 0.044715f * v * v)));
+}
+
+static void softmax(float *x, uint32_t n)
+{
+    float most = -INFINITY, sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        most = fmaxf(most, x[i]);
+    for (uint32_t i = 0; i < n; i++)
+        sum += x[i] = expf(x[i] - most);
+    for (uint32_t i = 0; i < n; i++)
+        x[i] /= sum;
+}
+
+/* ---- products ---- */
+
+/* One input times some matrices. */
+struct product {
+    const struct matrix *matrix;
+    float *out; /* [token][rows] */
+};
+
+struct multiply {
+    struct forward *f;
+    const struct product *products;
+    size_t count;
+    const float *x;
+    struct activations *activations;
+    uint32_t tokens;
+    enum activation_kind kind;
+    _Atomic int rc;
+};
+
+static struct activations *activations_of(const struct forward *f, uint64_t cols)
+{
+    int i = 0;
+    while (f->inputs[i].cols != cols)
+        i++;
+    return f->inputs[i].activations;
+}
+
+static void put_share(void *context, unsigned i, unsigned size)
+{
+    struct multiply *m = context;
+    uint32_t first = m->tokens * i / size, end = m->tokens * (i + 1) / size;
+    int rc = first < end ? m->f->backend->activations_put(m->f->backend, m->activations, m->x,
+                                                          first, end - first)
+                         : 0;
+    if (rc)
+        m->rc = rc;
+}
+
+static void multiply_share(void *context, unsigned i, unsigned size)
+{
+    struct multiply *m = context;
+    for (size_t p = 0; p < m->count; p++) {
+        const struct matrix *w = m->products[p].matrix;
+        if (activation_kind_of(w->format) != m->kind)
+            continue;
+        uint64_t first = w->rows * i / size, end = w->rows * (i + 1) / size;
+        int rc = first < end ? m->f->backend->matmul(m->f->backend, w, first, end - first,
+                                                     m->activations, m->products[p].out, w->rows)
+                             : 0;
+        if (rc)
+            m->rc = rc;
+    }
+}
+
+/* All products of x [tokens][cols], one kind of activations after the other. */
+static int multiply(struct forward *f, const struct product *products, size_t count, const float *x,
+                    uint32_t tokens, struct error *err)
+{
+    struct activations *a = activations_of(f, products[0].matrix->cols);
+    for (int kind = 0; kind < ACTIVATION_KINDS; kind++) {
+        struct multiply m = {f, products, count, x, a, tokens, (enum activation_kind)kind, 0};
+        bool any = false;
+        for (size_t p = 0; p < count; p++)
+            any |= activation_kind_of(products[p].matrix->format) == m.kind;
+        if (!any)
+            continue;
+        int rc = f->backend->activations_begin(f->backend, a, m.kind, tokens);
+        if (!rc) {
+            team_run(f->team, put_share, &m);
+            team_run(f->team, multiply_share, &m);
+            rc = m.rc;
+        }
+        if (rc)
+            return error_set(err, rc, "a product failed: %s", strerror(-rc));
+    }
+    return 0;
+}
+
+/* ---- attention ---- */
+
+/* Turns pairs of every head by the angles of its token. */
+static void rotate(const struct forward *f, float *x, uint32_t heads, uint32_t tokens, bool window)
+{
+    const struct facts *k = &f->model->facts;
+    uint32_t half = k->rope_dim / 2;
+    for (uint32_t t = 0; t < tokens; t++) {
+        const float *cosine = f->cosines[window] + (size_t)t * half;
+        const float *sine = f->sines[window] + (size_t)t * half;
+        for (uint32_t h = 0; h < heads; h++) {
+            float *v = x + ((size_t)t * heads + h) * k->head_dim;
+            for (uint32_t i = 0; i < half; i++) {
+                float *a = k->habits->halves ? v + i : v + 2 * i;
+                float *b = k->habits->halves ? v + i + half : v + 2 * i + 1;
+                float x0 = *a, x1 = *b;
+                *a = x0 * cosine[i] - x1 * sine[i];
+                *b = x0 * sine[i] + x1 * cosine[i];
+            }
+        }
+    }
+}
+
+static void set_angles(struct forward *f, uint32_t position, uint32_t tokens)
+{
+    uint32_t half = f->model->facts.rope_dim / 2;
+    for (int window = 0; window < 2; window++)
+        for (uint32_t t = 0; t < tokens; t++)
+            for (uint32_t i = 0; i < half; i++) {
+                float angle = (float)(position + t) * f->frequencies[window][i];
+                f->cosines[window][(size_t)t * half + i] = cosf(angle);
+                f->sines[window][(size_t)t * half + i] = sinf(angle);
+            }
+}
+
+static void norm_heads(float *x, const float *weight, const struct facts *k, uint32_t heads,
+                       uint32_t tokens)
+{
+    for (size_t i = 0; weight && i < (size_t)heads * tokens; i++)
+        rms_norm(x + i * k->head_dim, weight, k->head_dim, k->eps, x + i * k->head_dim);
+}
+
+struct attend {
+    struct forward *f;
+    const struct layer *layer;
+    const float *keys, *values; /* of the layer */
+    uint32_t position, tokens;
+};
+
+/* One head of one token over all that came before it. */
+static void attend_head(const struct attend *a, uint32_t token, uint32_t head, float *scores)
+{
+    const struct facts *k = &a->f->model->facts;
+    uint32_t dim = k->head_dim, row = k->kv_heads * dim, last = a->position + token;
+    uint32_t kv = head / (k->heads / k->kv_heads) * dim;
+    uint32_t first = a->layer->window && last >= k->window ? last - k->window + 1 : 0;
+    const float *q = a->f->q + ((size_t)token * k->heads + head) * dim;
+    float *out = a->f->mixed + ((size_t)token * k->heads + head) * dim;
+    for (uint32_t p = first; p <= last; p++) {
+        const float *key = a->keys + (size_t)p * row + kv;
+        float sum = 0;
+        for (uint32_t i = 0; i < dim; i++)
+            sum += q[i] * key[i];
+        scores[p - first] = sum * k->query_scale;
+    }
+    softmax(scores, last - first + 1);
+    memset(out, 0, dim * sizeof *out);
+    for (uint32_t p = first; p <= last; p++) {
+        const float *value = a->values + (size_t)p * row + kv;
+        for (uint32_t i = 0; i < dim; i++)
+            out[i] += scores[p - first] * value[i];
+    }
+}
+
+static void attend_share(void *context, unsigned i, unsigned size)
+{
+    const struct attend *a = context;
+    uint32_t heads = a->f->model->facts.heads;
+    uint64_t all = (uint64_t)a->tokens * heads;
+    for (uint64_t at = all * i / size; at < all * (i + 1) / size; at++)
+        attend_head(a, (uint32_t)(at / heads), (uint32_t)(at % heads),
+                    a->f->scores + (size_t)i * a->f->context);
+}
+
+static int attention(struct forward *f, uint32_t number, uint32_t position, uint32_t tokens,
+                     struct error *err)
+{
+    const struct facts *k = &f->model->facts;
+    const struct layer *l = &f->model->layers[number];
+    uint32_t row = k->kv_heads * k->head_dim;
+    float *keys = f->keys + ((size_t)number * f->context) * row;
+    float *values = f->values + ((size_t)number * f->context) * row;
+    norm_all(f->x, l->attn_norm, k->width, tokens, k->eps, f->normed);
+    int rc = multiply(f,
+                      (struct product[]){
+                          {&l->q, f->q},
+                          {&l->k, f->k},
+                          {&l->v, f->v}
+    },
+                      3, f->normed, tokens, err);
+    if (rc)
+        return rc;
+    add_bias(f->q, l->q_bias, k->heads * k->head_dim, tokens);
+    add_bias(f->k, l->k_bias, row, tokens);
+    add_bias(f->v, l->v_bias, row, tokens);
+    norm_heads(f->q, l->q_norm, k, k->heads, tokens);
+    norm_heads(f->k, l->k_norm, k, k->kv_heads, tokens);
+    rotate(f, f->q, k->heads, tokens, l->window);
+    rotate(f, f->k, k->kv_heads, tokens, l->window);
+    memcpy(keys + (size_t)position * row, f->k, (size_t)tokens * row * sizeof *keys);
+    memcpy(values + (size_t)position * row, f->v, (size_t)tokens * row * sizeof *values);
+    team_run(f->team, attend_share, &(struct attend){f, l, keys, values, position, tokens});
+    rc = multiply(f, &(struct product){&l->o, f->out}, 1, f->mixed, tokens, err);
+    if (!rc)
+        add_bias(f->out, l->o_bias, k->width, tokens);
+    return rc;
+}
+
+/* ---- the second half of a layer ---- */
+
+static int feed(struct forward *f, const struct layer *l, uint32_t expert, const float *x,
+                uint32_t tokens, float *out, struct error *err)
+{
+    const struct facts *k = &f->model->facts;
+    int rc = multiply(f,
+                      (struct product[]){
+                          {&l->gate[expert], f->gate},
+                          {&l->up[expert],   f->up  }
+    },
+                      2, x, tokens, err);
+    for (size_t i = 0; !rc && i < (size_t)tokens * k->ffn; i++)
+        f->gate[i] = (k->habits->gelu ? gelu(f->gate[i]) : silu(f->gate[i])) * f->up[i];
+    return rc ? rc : multiply(f, &(struct product){&l->down[expert], out}, 1, f->gate, tokens, err);
+}
+
+/* Keeps the experts_used best of a token's experts and makes their weights sum to 1; the others
+ * become 0. */
+static void choose_experts(const struct facts *k, float *weights)
+{
+    softmax(weights, k->experts);
+    float sum = 0;
+    bool kept[EXPERTS_MAX] = {false};
+    for (uint32_t n = 0; n < k->experts_used; n++) {
+        uint32_t best = UINT32_MAX;
+        for (uint32_t e = 0; e < k->experts; e++)
+            if (!kept[e] && (best == UINT32_MAX || weights[e] > weights[best]))
+                best = e;
+        kept[best] = true;
+        sum += weights[best];
+    }
+    for (uint32_t e = 0; e < k->experts; e++)
+        weights[e] = kept[e] ? weights[e] / sum : 0;
+}
+
+/* Every expert is run once, for all the tokens that chose it. */
+static int feed_experts(struct forward *f, const struct layer *l, uint32_t tokens,
+                        struct error *err)
+{
+    const struct facts *k = &f->model->facts;
+    int rc = multiply(f, &(struct product){&l->router, f->weights}, 1, f->normed, tokens, err);
+    for (uint32_t t = 0; t < tokens; t++)
+        choose_experts(k, f->weights + (size_t)t * k->experts);
+    memset(f->out, 0, (size_t)tokens * k->width * sizeof *f->out);
+    for (uint32_t e = 0; !rc && e < k->experts; e++) {
+        uint32_t n = 0;
+        for (uint32_t t = 0; t < tokens; t++)
+            if (f->weights[(size_t)t * k->experts + e] > 0) {
+                memcpy(f->expert_in + (size_t)n * k->width, f->normed + (size_t)t * k->width,
+                       k->width * sizeof *f->x);
+                f->expert_tokens[n++] = t;
+            }
+        rc = n ? feed(f, l, e, f->expert_in, n, f->expert_out, err) : 0;
+        for (uint32_t i = 0; !rc && i < n; i++) {
+            float weight = f->weights[(size_t)f->expert_tokens[i] * k->experts + e];
+            float *out = f->out + (size_t)f->expert_tokens[i] * k->width;
+            for (uint32_t c = 0; c < k->width; c++)
+                out[c] += weight * f->expert_out[(size_t)i * k->width + c];
+        }
+    }
+    return rc;
+}
+
+/* ---- the whole ---- */
+
+static int run_layer(struct forward *f, uint32_t number, uint32_t position, uint32_t tokens,
+                     struct error *err)
+{
+    const struct facts *k = &f->model->facts;
+    const struct layer *l = &f->model->layers[number];
+    int rc = attention(f, number, position, tokens, err);
+    if (rc)
+        return rc;
+    if (l->attn_post_norm)
+        norm_all(f->out, l->attn_post_norm, k->width, tokens, k->eps, f->out);
+    add_to(f->x, f->out, (size_t)tokens * k->width);
+    norm_all(f->x, l->ffn_norm, k->width, tokens, k->eps, f->normed);
+    rc = k->experts ? feed_experts(f, l, tokens, err)
+                    : feed(f, l, 0, f->normed, tokens, f->out, err);
+    if (rc)
+        return rc;
+    if (l->ffn_post_norm)
+        norm_all(f->out, l->ffn_post_norm, k->width, tokens, k->eps, f->out);
+    add_to(f->x, f->out, (size_t)tokens * k->width);
+    return 0;
+}
+
+static int embed(struct forward *f, const uint32_t *tokens, uint32_t n, struct error *err)
+{
+    const struct facts *k = &f->model->facts;
+    const struct matrix *m = &f->model->embedding;
+    size_t row_size = k->width / m->format->block * m->format->block_size;
+    float scale = k->habits->scaled_input ? sqrtf((float)k->width) : 1;
+    for (uint32_t t = 0; t < n; t++) {
+        float *x = f->x + (size_t)t * k->width;
+        if (tokens[t] >= k->vocab)
+            return error_set(err, -EINVAL, "token %" PRIu32 " is not in the vocabulary", tokens[t]);
+        m->format->decode((const uint8_t *)m->runs[0].data + tokens[t] * row_size, k->width, x);
+        for (uint32_t i = 0; i < k->width; i++)
+            x[i] *= scale;
+    }
+    return 0;
+}
+
+static int put_logits(struct forward *f, uint32_t first, uint32_t n, float *logits,
+                      struct error *err)
+{
+    const struct run_model *m = f->model;
+    const struct facts *k = &m->facts;
+    norm_all(f->x + (size_t)first * k->width, m->output_norm, k->width, n, k->eps, f->normed);
+    int rc = multiply(f, &(struct product){&m->output, logits}, 1, f->normed, n, err);
+    if (rc)
+        return rc;
+    add_bias(logits, m->output_bias, k->vocab, n);
+    for (size_t i = 0; k->softcap > 0 && i < (size_t)n * k->vocab; i++)
+        logits[i] = k->softcap * tanhf(logits[i] / k->softcap);
+    for (size_t i = 0; i < (size_t)n * k->vocab; i++)
+        if (!isfinite(logits[i]))
+            return error_set(err, -EIO, "the model's output is not finite");
+    return 0;
+}
+
+int forward_run(struct forward *f, const uint32_t *tokens, uint32_t n, uint32_t position, bool all,
+                float *logits, struct error *err)
+{
+    if (n == 0 || n > f->batch || position > f->context || n > f->context - position)
+        return error_set(err, -ERANGE, "position %" PRIu32 " is beyond the context of %" PRIu32,
+                         position + n, f->context);
+    int rc = embed(f, tokens, n, err);
+    set_angles(f, position, n);
+    for (uint32_t l = 0; !rc && l < f->model->facts.layers; l++)
+        rc = run_layer(f, l, position, n, err);
+    return rc ? rc : put_logits(f, all ? 0 : n - 1, all ? n : 1, logits, err);
+}
+
+/* ---- life ---- */
+
+static void set_frequencies(struct forward *f)
+{
+    const struct facts *k = &f->model->facts;
+    for (int window = 0; window < 2; window++)
+        for (uint32_t i = 0; i < k->rope_dim / 2; i++) {
+            float base = window ? k->rope_base_window : k->rope_base;
+            float frequency = powf(base, -2.0f * (float)i / (float)k->rope_dim);
+            if (!window)
+                frequency /= (k->rope_factors ? k->rope_factors[i] : 1) * k->rope_scale;
+            f->frequencies[window][i] = frequency;
+        }
+}
+
+static bool floats(float **out, size_t a, size_t b)
+{
+    size_t n;
+    *out = __builtin_mul_overflow(a, b, &n) ? NULL : calloc(n ? n : 1, sizeof **out);
+    return *out != NULL;
+}
+
+static bool allocate(struct forward *f)
+{
+    const struct facts *k = &f->model->facts;
+    size_t n = f->batch, row = (size_t)k->kv_heads * k->head_dim, half = k->rope_dim / 2;
+    bool ok = floats(&f->keys, (size_t)k->layers * f->context, row) &&
+              floats(&f->values, (size_t)k->layers * f->context, row) &&
+              floats(&f->x, n, k->width) && floats(&f->normed, n, k->width) &&
+              floats(&f->q, n, (size_t)k->heads * k->head_dim) && floats(&f->k, n, row) &&
+              floats(&f->v, n, row) && floats(&f->mixed, n, (size_t)k->heads * k->head_dim) &&
+              floats(&f->gate, n, k->ffn) && floats(&f->up, n, k->ffn) &&
+              floats(&f->out, n, k->width) && floats(&f->scores, team_size(f->team), f->context);
+    for (int i = 0; i < 2; i++)
+        ok = ok && floats(&f->cosines[i], n, half) && floats(&f->sines[i], n, half) &&
+             floats(&f->frequencies[i], half, 1);
+    if (k->experts)
+        ok = ok && floats(&f->expert_in, n, k->width) && floats(&f->expert_out, n, k->width) &&
+             floats(&f->weights, n, k->experts) && (f->expert_tokens = calloc(n, sizeof(uint32_t)));
+    const uint64_t widths[] = {k->width, (uint64_t)k->heads * k->head_dim, k->ffn};
+    for (int i = 0; ok && i < 3; i++) {
+        f->inputs[i].cols = widths[i];
+        ok = f->backend->activations_new(f->backend, widths[i], f->batch,
+                                         &f->inputs[i].activations) == 0;
+    }
+    return ok;
+}
+
+int forward_new(const struct run_model *m, struct backend *backend, struct team *team,
+                uint32_t context, uint32_t batch, struct forward **out, struct error *err)
+{
+    struct forward *f = calloc(1, sizeof *f);
+    if (!f)
+        return error_set(err, -ENOMEM, "out of memory");
+    f->model = m;
+    f->backend = backend;
+    f->team = team;
+    f->context = context;
+    f->batch = batch;
+    if (!allocate(f)) {
+        forward_free(f);
+        return error_set(err, -ENOMEM, "no memory for a context of %" PRIu32, context);
+    }
+    set_frequencies(f);
+    *out = f;
+    return 0;
+}
+
+void forward_free(struct forward *f)
+{
+    if (!f)
+        return;
+    float *const all[] = {f->keys,
+                          f->values,
+                          f->x,
+                          f->normed,
+                          f->q,
+                          f->k,
+                          f->v,
+                          f->mixed,
+                          f->gate,
+                          f->up,
+                          f->out,
+                          f->scores,
+                          f->cosines[0],
+                          f->cosines[1],
+                          f->sines[0],
+                          f->sines[1],
+                          f->frequencies[0],
+                          f->frequencies[1],
+                          f->expert_in,
+                          f->expert_out,
+                          f->weights};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+    free(f->expert_tokens);
+    for (int i = 0; i < 3; i++)
+        if (f->inputs[i].activations)
+            f->backend->activations_free(f->backend, f->inputs[i].activations);
+    free(f);
+}

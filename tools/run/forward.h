@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The forward pass: tokens in, logits out. It takes packed weights as they are and knows nothing of
+ * files. What it has seen stays in the KV cache, up to the context's length.
+ */
+#ifndef TOOLS_RUN_FORWARD_H
+#define TOOLS_RUN_FORWARD_H
+
+#include "tools/run/model.h"
+#include "tools/run/team.h"
+
+struct forward;
+
+/* context: positions in the KV cache. batch: the most tokens in one call. -ENOMEM. */
+int forward_new(const struct run_model *m, struct backend *backend, struct team *team,
+                uint32_t context, uint32_t batch, struct forward **out, struct error *err);
+void forward_free(struct forward *f);
+
+/* Runs n tokens, 1 to batch, at positions from `position` on, which must be where the last call
+ * ended or before. Writes the logits of all tokens, or of the last alone: facts.vocab floats each.
+ * -ERANGE where the context is too short, -EINVAL for a token that is not in the vocabulary, -EIO
+ * where the output is not finite. */
+int forward_run(struct forward *f, const uint32_t *tokens, uint32_t n, uint32_t position, bool all,
+                float *logits, struct error *err);
+
+#endif

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Text that goes on from a prompt.
+ */
+#include "codec/gguf_encode.h"
+#include "tools/command.h"
+#include "tools/run/engine.h"
+#include "tools/run/options.h"
+#include "tools/run/sample.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { DEFAULT_LENGTH = 128 };
+
+struct job {
+    const char *path, *prompt;
+    uint64_t length; /* most new tokens */
+    struct sampler sampler;
+    struct run_options options;
+    bool print; /* the text, as it comes */
+};
+
+struct outcome {
+    struct token_ids prompt;
+    uint32_t *tokens, count;
+    struct buffer text;
+    double prefill_seconds, decode_seconds;
+    char kernels[64];
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* The whole prompt; leaves the logits of its last token. */
+static int prefill(struct engine *e, const struct token_ids *ids, float *logits, struct error *err)
+{
+    for (uint32_t at = 0, n; at < ids->count; at += n) {
+        n = (uint32_t)ids->count - at < ENGINE_BATCH ? (uint32_t)ids->count - at : ENGINE_BATCH;
+        int rc = forward_run(e->forward, ids->ids + at, n, at, false, logits, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int show(const struct engine *e, const struct job *j, uint32_t token, struct outcome *out,
+                struct error *err)
+{
+    size_t before = out->text.size;
+    gguf_vocab_decode(&e->weights.vocab, token, false, &out->text);
+    if (out->text.failed)
+        return error_set(err, -ENOMEM, "out of memory");
+    if (j->print && (fwrite(out->text.data + before, 1, out->text.size - before, stdout) !=
+                         out->text.size - before ||
+                     fflush(stdout)))
+        return error_set(err, -EIO, "stdout: %s", strerror(errno));
+    return 0;
+}
+
+/* New tokens until one that ends the text, or there are enough, or the context is full. */
+static int decode(struct engine *e, struct job *j, float *logits, uint32_t *order,
+                  struct outcome *out, struct error *err)
+{
+    uint32_t position = (uint32_t)out->prompt.count;
+    for (uint32_t n = 0; n < j->length; n++, position++) {
+        uint32_t token = sample(&j->sampler, logits, e->model.facts.vocab, order);
+        if (e->weights.vocab.tokens[token].end)
+            return 0;
+        out->tokens[out->count++] = token;
+        int rc = show(e, j, token, out, err);
+        if (rc || n + 1 == j->length)
+            return rc;
+        if (position == e->context) {
+            fprintf(stderr, "quantfs-run: the context of %" PRIu32 " tokens is full\n", e->context);
+            return 0;
+        }
+        rc = forward_run(e->forward, &token, 1, position, false, logits, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int continue_prompt(struct engine *e, struct job *j, struct outcome *out, struct error *err)
+{
+    int rc = gguf_encode(&e->weights.vocab, j->prompt, strlen(j->prompt), ENCODE_ADD | ENCODE_PARSE,
+                         &out->prompt, err);
+    if (rc)
+        return rc;
+    if (out->prompt.count == 0)
+        return error_set(err, -EINVAL, "the prompt has no tokens");
+    if (out->prompt.count > e->context)
+        return error_set(err, -ERANGE,
+                         "the prompt has %zu tokens, and the context is %" PRIu32 " long",
+                         out->prompt.count, e->context);
+    uint64_t room = (uint64_t)e->context - out->prompt.count + 1;
+    float *logits = calloc(e->model.facts.vocab, sizeof *logits);
+    uint32_t *order = calloc(e->model.facts.vocab, sizeof *order);
+    out->tokens = calloc(j->length < room ? j->length : room, sizeof *out->tokens);
+    rc = logits && order && out->tokens ? 0 : error_set(err, -ENOMEM, "out of memory");
+    double begun = now();
+    rc = rc ? rc : prefill(e, &out->prompt, logits, err);
+    out->prefill_seconds = now() - begun;
+    rc = rc ? rc : decode(e, j, logits, order, out, err);
+    out->decode_seconds = now() - begun - out->prefill_seconds;
+    free(logits);
+    free(order);
+    return rc;
+}
+
+static int generate(struct job *j, struct outcome *out, struct error *err)
+{
+    struct engine e;
+    int rc = engine_open(&e, j->path, j->options.context, j->options.threads, err);
+    if (rc)
+        return rc;
+    snprintf(out->kernels, sizeof out->kernels, "%s", e.backend->name);
+    rc = continue_prompt(&e, j, out, err);
+    engine_close(&e);
+    return rc ? error_prefix(err, rc, "%s", j->path) : 0;
+}
+
+static void print_json(const struct outcome *out)
+{
+    json_t *ids = json_array(), *text = json_stringn((const char *)out->text.data, out->text.size);
+    for (uint32_t i = 0; i < out->count; i++)
+        json_array_append_new(ids, json_integer(out->tokens[i]));
+    /* The first token comes from the prompt's logits. */
+    uint32_t decoded = out->count ? out->count - 1 : 0;
+    json_t *root =
+        json_pack("{s:o, s:o, s:I, s:f, s:f, s:s}", "text", text ? text : json_null(), "tokens",
+                  ids, "prompt_tokens", (json_int_t)out->prompt.count, "prefill_tok_s",
+                  (double)out->prompt.count / (out->prefill_seconds + 1e-9), "decode_tok_s",
+                  decoded / (out->decode_seconds + 1e-9), "kernels", out->kernels);
+    json_dumpf(root, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(root);
+}
+
+static bool take(struct job *j, int c, const char *argument)
+{
+    switch (c) {
+    case 'p':
+        j->prompt = argument;
+        return true;
+    case 'n':
+        return parse_whole(argument, 1, UINT32_MAX, &j->length);
+    case 'T':
+        return parse_real(argument, 0, 100, &j->sampler.temperature);
+    case 'K':
+        return parse_whole(argument, 0, UINT32_MAX, &j->sampler.top_k);
+    case 'P':
+        return parse_real(argument, 0, 1, &j->sampler.top_p);
+    case 'S':
+        return parse_whole(argument, 0, UINT64_MAX, &j->sampler.state);
+    default:
+        return run_options_take(&j->options, c, argument);
+    }
+}
+
+int run_generate(const struct command *self, int argc, char **argv)
+{
+    static const struct option long_options[] = {
+        {"prompt", required_argument, NULL, 'p'},
+        {"length", required_argument, NULL, 'n'},
+        {"temp",   required_argument, NULL, 'T'},
+        {"top-k",  required_argument, NULL, 'K'},
+        {"top-p",  required_argument, NULL, 'P'},
+        {"seed",   required_argument, NULL, 'S'},
+        RUN_OPTIONS_LONG
+    };
+    struct job j = {
+        .length = DEFAULT_LENGTH,
+        .sampler = {.temperature = 0.8, .top_p = 0.95, .top_k = 40, .state = (uint64_t)time(NULL)}
+    };
+    for (int c;
+         (c = getopt_long(argc, argv, "p:n:" RUN_OPTIONS_SHORT, long_options, NULL)) != -1;) {
+        if (c == 'h')
+            return command_help(self);
+        if (c == '?')
+            return command_usage(self, "what is wanted?");
+        if (!take(&j, c, optarg))
+            return command_usage(self, "\"%s\" is out of range", optarg);
+    }
+    if (!j.prompt || argc - optind != 1)
+        return command_usage(self, "a prompt (-p) and one GGUF file are needed");
+    j.path = argv[optind];
+    j.print = !j.options.json;
+    struct outcome out = {0};
+    struct error err;
+    int rc = generate(&j, &out, &err);
+    if (!rc && j.options.json)
+        print_json(&out);
+    free(out.prompt.ids);
+    free(out.tokens);
+    buffer_free(&out.text);
+    return rc ? command_fail("%s", err.text) : 0;
+}
