@@ -85,14 +85,6 @@ def test_context_is_a_limit(file):
     assert f"{prompt} tokens" in message
 
 
-def test_prompt_longer_than_a_batch(file, tmp_path):
-    """What is remembered of many batches is what perplexity's chunks go through, too."""
-    prompt = TEXT.read_text()[:1000]
-    done = quantfs_run("generate", "-p", prompt, "-n", 8, "--temp", 0, "--json", file)
-    told = json.loads(done.stdout)
-    assert told["prompt_tokens"] > 128 and len(told["tokens"]) == 8
-
-
 def test_what_cannot_be_run_is_named(file, tmp_path):
     data = file.read_bytes()
     cut = tmp_path / "cut.gguf"
