@@ -9,9 +9,12 @@
 
 struct forward {
     const struct run_model *model;
+    struct weights *weights;
     struct backend *backend;
     struct team *team;
     uint32_t context, batch;
+    uint64_t bytes; /* of all that is below, but for small things */
+    uint8_t *row;   /* of the embedding */
     float *keys, *values;         /* [layer][position][kv_heads * head_dim] */
     float *cosines[2], *sines[2]; /* [position of the batch][rope_dim / 2]; 1: of windows */
     float *frequencies[2];        /* [rope_dim / 2] */
@@ -23,7 +26,7 @@ struct forward {
     float *gate, *up;              /* ffn */
     float *out;                    /* width: what a half of a layer adds */
     float *expert_in, *expert_out; /* width; NULL without experts */
-    float *weights;                /* experts */
+    float *shares;                 /* experts */
     float *scores;                 /* [thread][context] */
     uint32_t *expert_tokens;
     struct inputs {
@@ -87,23 +90,6 @@ static void softmax(float *x, uint32_t n)
 
 /* ---- products ---- */
 
-/* One input times some matrices. */
-struct product {
-    const struct matrix *matrix;
-    float *out; /* [token][rows] */
-};
-
-struct multiply {
-    struct forward *f;
-    const struct product *products;
-    size_t count;
-    const float *x;
-    struct activations *activations;
-    uint32_t tokens;
-    enum activation_kind kind;
-    _Atomic int rc;
-};
-
 static struct activations *activations_of(const struct forward *f, uint64_t cols)
 {
     int i = 0;
@@ -112,55 +98,89 @@ static struct activations *activations_of(const struct forward *f, uint64_t cols
     return f->inputs[i].activations;
 }
 
+struct put {
+    struct forward *f;
+    struct activations *activations;
+    const float *x;
+    uint32_t tokens;
+    _Atomic int rc;
+};
+
 static void put_share(void *context, unsigned i, unsigned size)
 {
-    struct multiply *m = context;
-    uint32_t first = m->tokens * i / size, end = m->tokens * (i + 1) / size;
-    int rc = first < end ? m->f->backend->activations_put(m->f->backend, m->activations, m->x,
-                                                          first, end - first)
-                         : 0;
+    struct put *p = context;
+    struct backend *b = p->f->backend;
+    uint32_t first = p->tokens * i / size, end = p->tokens * (i + 1) / size;
+    int rc = first < end ? b->activations_put(b, p->activations, p->x, first, end - first) : 0;
     if (rc)
-        m->rc = rc;
+        p->rc = rc;
 }
+
+/* One input times some matrices; outs: [matrix][token][rows]. */
+struct multiply {
+    struct forward *f;
+    struct taking taking;
+    float *const *outs;
+    struct activations *activations;
+    _Atomic int rc;
+};
 
 static void multiply_share(void *context, unsigned i, unsigned size)
 {
     struct multiply *m = context;
-    for (size_t p = 0; p < m->count; p++) {
-        const struct matrix *w = m->products[p].matrix;
-        if (activation_kind_of(w->format) != m->kind)
-            continue;
-        uint64_t first = w->rows * i / size, end = w->rows * (i + 1) / size;
-        int rc = first < end ? m->f->backend->matmul(m->f->backend, w, first, end - first,
-                                                     m->activations, m->products[p].out, w->rows)
+    struct backend *b = m->f->backend;
+    for (size_t p = 0; p < m->taking.portion_count; p++) {
+        const struct portion *portion = &m->taking.portions[p];
+        const struct weight *w = m->taking.weights[portion->weight];
+        struct matrix matrix = {w->format, w->rows, w->cols, &portion->run, 1};
+        uint64_t first = portion->run.count * i / size, end = portion->run.count * (i + 1) / size;
+        int rc = first < end ? b->matmul(b, &matrix, portion->run.first + first, end - first,
+                                         m->activations, m->outs[portion->weight], w->rows)
                              : 0;
         if (rc)
             m->rc = rc;
     }
 }
 
-/* All products of x [tokens][cols], one kind of activations after the other. */
-static int multiply(struct forward *f, const struct product *products, size_t count, const float *x,
-                    uint32_t tokens, struct error *err)
+/* Matrices of one kind of activations. */
+static int multiply_kind(struct forward *f, const struct weight *const *weights, size_t count,
+                         enum activation_kind kind, const float *x, uint32_t tokens,
+                         float *const *outs, struct error *err)
 {
-    struct activations *a = activations_of(f, products[0].matrix->cols);
-    for (int kind = 0; kind < ACTIVATION_KINDS; kind++) {
-        struct multiply m = {f, products, count, x, a, tokens, (enum activation_kind)kind, 0};
-        bool any = false;
-        for (size_t p = 0; p < count; p++)
-            any |= activation_kind_of(products[p].matrix->format) == m.kind;
-        if (!any)
-            continue;
-        int rc = f->backend->activations_begin(f->backend, a, m.kind, tokens);
-        if (!rc) {
-            team_run(f->team, put_share, &m);
-            team_run(f->team, multiply_share, &m);
-            rc = m.rc;
-        }
-        if (rc)
-            return error_set(err, rc, "a product failed: %s", strerror(-rc));
+    struct activations *a = activations_of(f, weights[0]->cols);
+    struct put put = {f, a, x, tokens, 0};
+    struct multiply m = {f, {.weights = weights, .count = count}, outs, a, 0};
+    int rc = f->backend->activations_begin(f->backend, a, kind, tokens), more = 0;
+    if (!rc) {
+        team_run(f->team, put_share, &put);
+        rc = put.rc;
     }
-    return 0;
+    while (!rc && (more = weights_take(f->weights, &m.taking, err)) > 0) {
+        team_run(f->team, multiply_share, &m);
+        weights_give(f->weights, &m.taking);
+        rc = m.rc;
+    }
+    return rc ? error_set(err, rc, "a product failed: %s", strerror(-rc)) : more;
+}
+
+/* All products of x [tokens][cols] with some matrices, in order. */
+static int multiply(struct forward *f, const struct weight *const *weights, size_t count,
+                    const float *x, uint32_t tokens, float *const *outs, struct error *err)
+{
+    int rc = 0;
+    for (size_t at = 0, n; !rc && at < count; at += n) {
+        enum activation_kind kind = activation_kind_of(weights[at]->format);
+        for (n = 1; at + n < count && activation_kind_of(weights[at + n]->format) == kind;)
+            n++;
+        rc = multiply_kind(f, weights + at, n, kind, x, tokens, outs + at, err);
+    }
+    return rc;
+}
+
+static int multiply_one(struct forward *f, const struct weight *weight, const float *x,
+                        uint32_t tokens, float *out, struct error *err)
+{
+    return multiply(f, &weight, 1, x, tokens, &out, err);
 }
 
 /* ---- attention ---- */
@@ -256,13 +276,8 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
     float *keys = f->keys + ((size_t)number * f->context) * row;
     float *values = f->values + ((size_t)number * f->context) * row;
     norm_all(f->x, l->attn_norm, k->width, tokens, k->eps, f->normed);
-    int rc = multiply(f,
-                      (struct product[]){
-                          {&l->q, f->q},
-                          {&l->k, f->k},
-                          {&l->v, f->v}
-    },
-                      3, f->normed, tokens, err);
+    int rc = multiply(f, (const struct weight *[]){l->q, l->k, l->v}, 3, f->normed, tokens,
+                      (float *[]){f->q, f->k, f->v}, err);
     if (rc)
         return rc;
     add_bias(f->q, l->q_bias, k->heads * k->head_dim, tokens);
@@ -275,7 +290,7 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
     memcpy(keys + (size_t)position * row, f->k, (size_t)tokens * row * sizeof *keys);
     memcpy(values + (size_t)position * row, f->v, (size_t)tokens * row * sizeof *values);
     team_run(f->team, attend_share, &(struct attend){f, l, keys, values, position, tokens});
-    rc = multiply(f, &(struct product){&l->o, f->out}, 1, f->mixed, tokens, err);
+    rc = multiply_one(f, l->o, f->mixed, tokens, f->out, err);
     if (!rc)
         add_bias(f->out, l->o_bias, k->width, tokens);
     return rc;
@@ -287,56 +302,54 @@ static int feed(struct forward *f, const struct layer *l, uint32_t expert, const
                 uint32_t tokens, float *out, struct error *err)
 {
     const struct facts *k = &f->model->facts;
-    int rc = multiply(f,
-                      (struct product[]){
-                          {&l->gate[expert], f->gate},
-                          {&l->up[expert],   f->up  }
-    },
-                      2, x, tokens, err);
+    int rc = multiply(f, (const struct weight *[]){l->gate[expert], l->up[expert]}, 2, x, tokens,
+                      (float *[]){f->gate, f->up}, err);
     for (size_t i = 0; !rc && i < (size_t)tokens * k->ffn; i++)
         f->gate[i] = (k->habits->gelu ? gelu(f->gate[i]) : silu(f->gate[i])) * f->up[i];
-    return rc ? rc : multiply(f, &(struct product){&l->down[expert], out}, 1, f->gate, tokens, err);
+    return rc ? rc : multiply_one(f, l->down[expert], f->gate, tokens, out, err);
 }
 
-/* Keeps the experts_used best of a token's experts and makes their weights sum to 1; the others
- * become 0. */
-static void choose_experts(const struct facts *k, float *weights)
+/* Keeps the experts_used best of a token's experts and makes their shares sum to 1; those of the
+ * others become negative. Adds them to those that were chosen. */
+static void choose_experts(const struct facts *k, float *shares, bool *chosen)
 {
-    softmax(weights, k->experts);
+    softmax(shares, k->experts);
     float sum = 0;
     bool kept[EXPERTS_MAX] = {false};
     for (uint32_t n = 0; n < k->experts_used; n++) {
         uint32_t best = UINT32_MAX;
         for (uint32_t e = 0; e < k->experts; e++)
-            if (!kept[e] && (best == UINT32_MAX || weights[e] > weights[best]))
+            if (!kept[e] && (best == UINT32_MAX || shares[e] > shares[best]))
                 best = e;
-        kept[best] = true;
-        sum += weights[best];
+        kept[best] = chosen[best] = true;
+        sum += shares[best];
     }
     for (uint32_t e = 0; e < k->experts; e++)
-        weights[e] = kept[e] ? weights[e] / sum : 0;
+        shares[e] = kept[e] ? shares[e] / sum : -1;
 }
 
 /* Every expert is run once, for all the tokens that chose it. */
-static int feed_experts(struct forward *f, const struct layer *l, uint32_t tokens,
-                        struct error *err)
+static int feed_experts(struct forward *f, uint32_t number, uint32_t tokens, struct error *err)
 {
     const struct facts *k = &f->model->facts;
-    int rc = multiply(f, &(struct product){&l->router, f->weights}, 1, f->normed, tokens, err);
+    const struct layer *l = &f->model->layers[number];
+    int rc = multiply_one(f, l->router, f->normed, tokens, f->shares, err);
+    bool chosen[EXPERTS_MAX] = {false};
     for (uint32_t t = 0; t < tokens; t++)
-        choose_experts(k, f->weights + (size_t)t * k->experts);
+        choose_experts(k, f->shares + (size_t)t * k->experts, chosen);
+    weights_choose(f->weights, number, chosen);
     memset(f->out, 0, (size_t)tokens * k->width * sizeof *f->out);
     for (uint32_t e = 0; !rc && e < k->experts; e++) {
         uint32_t n = 0;
-        for (uint32_t t = 0; t < tokens; t++)
-            if (f->weights[(size_t)t * k->experts + e] > 0) {
+        for (uint32_t t = 0; chosen[e] && t < tokens; t++)
+            if (f->shares[(size_t)t * k->experts + e] >= 0) {
                 memcpy(f->expert_in + (size_t)n * k->width, f->normed + (size_t)t * k->width,
                        k->width * sizeof *f->x);
                 f->expert_tokens[n++] = t;
             }
         rc = n ? feed(f, l, e, f->expert_in, n, f->expert_out, err) : 0;
         for (uint32_t i = 0; !rc && i < n; i++) {
-            float weight = f->weights[(size_t)f->expert_tokens[i] * k->experts + e];
+            float weight = f->shares[(size_t)f->expert_tokens[i] * k->experts + e];
             float *out = f->out + (size_t)f->expert_tokens[i] * k->width;
             for (uint32_t c = 0; c < k->width; c++)
                 out[c] += weight * f->expert_out[(size_t)i * k->width + c];
@@ -359,7 +372,7 @@ static int run_layer(struct forward *f, uint32_t number, uint32_t position, uint
         norm_all(f->out, l->attn_post_norm, k->width, tokens, k->eps, f->out);
     add_to(f->x, f->out, (size_t)tokens * k->width);
     norm_all(f->x, l->ffn_norm, k->width, tokens, k->eps, f->normed);
-    rc = k->experts ? feed_experts(f, l, tokens, err)
+    rc = k->experts ? feed_experts(f, number, tokens, err)
                     : feed(f, l, 0, f->normed, tokens, f->out, err);
     if (rc)
         return rc;
@@ -372,14 +385,16 @@ static int run_layer(struct forward *f, uint32_t number, uint32_t position, uint
 static int embed(struct forward *f, const uint32_t *tokens, uint32_t n, struct error *err)
 {
     const struct facts *k = &f->model->facts;
-    const struct matrix *m = &f->model->embedding;
-    size_t row_size = k->width / m->format->block * m->format->block_size;
+    const struct weight *m = &f->model->embedding;
     float scale = k->habits->scaled_input ? sqrtf((float)k->width) : 1;
     for (uint32_t t = 0; t < n; t++) {
         float *x = f->x + (size_t)t * k->width;
         if (tokens[t] >= k->vocab)
             return error_set(err, -EINVAL, "token %" PRIu32 " is not in the vocabulary", tokens[t]);
-        m->format->decode((const uint8_t *)m->runs[0].data + tokens[t] * row_size, k->width, x);
+        int rc = weights_row(f->weights, m, tokens[t], f->row, err);
+        if (rc)
+            return rc;
+        m->format->decode(f->row, k->width, x);
         for (uint32_t i = 0; i < k->width; i++)
             x[i] *= scale;
     }
@@ -392,7 +407,7 @@ static int put_logits(struct forward *f, uint32_t first, uint32_t n, float *logi
     const struct run_model *m = f->model;
     const struct facts *k = &m->facts;
     norm_all(f->x + (size_t)first * k->width, m->output_norm, k->width, n, k->eps, f->normed);
-    int rc = multiply(f, &(struct product){&m->output, logits}, 1, f->normed, n, err);
+    int rc = multiply_one(f, m->output, f->normed, n, logits, err);
     if (rc)
         return rc;
     add_bias(logits, m->output_bias, k->vocab, n);
@@ -410,11 +425,13 @@ int forward_run(struct forward *f, const uint32_t *tokens, uint32_t n, uint32_t 
     if (n == 0 || n > f->batch || position > f->context || n > f->context - position)
         return error_set(err, -ERANGE, "position %" PRIu32 " is beyond the context of %" PRIu32,
                          position + n, f->context);
+    weights_begin(f->weights);
     int rc = embed(f, tokens, n, err);
     set_angles(f, position, n);
     for (uint32_t l = 0; !rc && l < f->model->facts.layers; l++)
         rc = run_layer(f, l, position, n, err);
-    return rc ? rc : put_logits(f, all ? 0 : n - 1, all ? n : 1, logits, err);
+    rc = rc ? rc : put_logits(f, all ? 0 : n - 1, all ? n : 1, logits, err);
+    return rc ? rc : weights_end(f->weights, err);
 }
 
 /* ---- life ---- */
@@ -432,10 +449,11 @@ static void set_frequencies(struct forward *f)
         }
 }
 
-static bool floats(float **out, size_t a, size_t b)
+static bool floats(struct forward *f, float **out, size_t a, size_t b)
 {
     size_t n;
     *out = __builtin_mul_overflow(a, b, &n) ? NULL : calloc(n ? n : 1, sizeof **out);
+    f->bytes += *out ? n * sizeof **out : 0;
     return *out != NULL;
 }
 
@@ -443,36 +461,39 @@ static bool allocate(struct forward *f)
 {
     const struct facts *k = &f->model->facts;
     size_t n = f->batch, row = (size_t)k->kv_heads * k->head_dim, half = k->rope_dim / 2;
-    bool ok = floats(&f->keys, (size_t)k->layers * f->context, row) &&
-              floats(&f->values, (size_t)k->layers * f->context, row) &&
-              floats(&f->x, n, k->width) && floats(&f->normed, n, k->width) &&
-              floats(&f->q, n, (size_t)k->heads * k->head_dim) && floats(&f->k, n, row) &&
-              floats(&f->v, n, row) && floats(&f->mixed, n, (size_t)k->heads * k->head_dim) &&
-              floats(&f->gate, n, k->ffn) && floats(&f->up, n, k->ffn) &&
-              floats(&f->out, n, k->width) && floats(&f->scores, team_size(f->team), f->context);
+    bool ok = floats(f, &f->keys, (size_t)k->layers * f->context, row) &&
+              floats(f, &f->values, (size_t)k->layers * f->context, row) &&
+              floats(f, &f->x, n, k->width) && floats(f, &f->normed, n, k->width) &&
+              floats(f, &f->q, n, (size_t)k->heads * k->head_dim) && floats(f, &f->k, n, row) &&
+              floats(f, &f->v, n, row) && floats(f, &f->mixed, n, (size_t)k->heads * k->head_dim) &&
+              floats(f, &f->gate, n, k->ffn) && floats(f, &f->up, n, k->ffn) &&
+              floats(f, &f->out, n, k->width) && floats(f, &f->scores, team_size(f->team), f->context);
+    ok = ok && (f->row = malloc(f->model->embedding.row_size));
     for (int i = 0; i < 2; i++)
-        ok = ok && floats(&f->cosines[i], n, half) && floats(&f->sines[i], n, half) &&
-             floats(&f->frequencies[i], half, 1);
+        ok = ok && floats(f, &f->cosines[i], n, half) && floats(f, &f->sines[i], n, half) &&
+             floats(f, &f->frequencies[i], half, 1);
     if (k->experts)
-        ok = ok && floats(&f->expert_in, n, k->width) && floats(&f->expert_out, n, k->width) &&
-             floats(&f->weights, n, k->experts) && (f->expert_tokens = calloc(n, sizeof(uint32_t)));
+        ok = ok && floats(f, &f->expert_in, n, k->width) && floats(f, &f->expert_out, n, k->width) &&
+             floats(f, &f->shares, n, k->experts) && (f->expert_tokens = calloc(n, sizeof(uint32_t)));
     const uint64_t widths[] = {k->width, (uint64_t)k->heads * k->head_dim, k->ffn};
     for (int i = 0; ok && i < 3; i++) {
         f->inputs[i].cols = widths[i];
+        f->bytes += widths[i] * f->batch * sizeof(float);
         ok = f->backend->activations_new(f->backend, widths[i], f->batch,
                                          &f->inputs[i].activations) == 0;
     }
     return ok;
 }
 
-int forward_new(const struct run_model *m, struct backend *backend, struct team *team,
+int forward_new(const struct run_model *m, struct weights *weights, struct team *team,
                 uint32_t context, uint32_t batch, struct forward **out, struct error *err)
 {
     struct forward *f = calloc(1, sizeof *f);
     if (!f)
         return error_set(err, -ENOMEM, "out of memory");
     f->model = m;
-    f->backend = backend;
+    f->weights = weights;
+    f->backend = weights->backend;
     f->team = team;
     f->context = context;
     f->batch = batch;
@@ -484,6 +505,8 @@ int forward_new(const struct run_model *m, struct backend *backend, struct team 
     *out = f;
     return 0;
 }
+
+uint64_t forward_bytes(const struct forward *f) { return f->bytes; }
 
 void forward_free(struct forward *f)
 {
@@ -509,10 +532,11 @@ void forward_free(struct forward *f)
                           f->frequencies[1],
                           f->expert_in,
                           f->expert_out,
-                          f->weights};
+                          f->shares};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     free(f->expert_tokens);
+    free(f->row);
     for (int i = 0; i < 3; i++)
         if (f->inputs[i].activations)
             f->backend->activations_free(f->backend, f->inputs[i].activations);

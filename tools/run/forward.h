@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The forward pass: tokens in, logits out. It takes packed weights as they are and knows nothing of
- * files. What it has seen stays in the KV cache, up to the context's length.
+ * The forward pass: tokens in, logits out. It takes packed weights as they come and knows nothing of
+ * where from. What it has seen stays in the KV cache, up to the context's length.
  */
 #ifndef TOOLS_RUN_FORWARD_H
 #define TOOLS_RUN_FORWARD_H
@@ -11,10 +11,13 @@
 
 struct forward;
 
-/* context: positions in the KV cache. batch: the most tokens in one call. -ENOMEM. */
-int forward_new(const struct run_model *m, struct backend *backend, struct team *team,
+/* The weights need not be placed yet. context: positions in the KV cache. batch: the most tokens in one call. -ENOMEM. */
+int forward_new(const struct run_model *m, struct weights *weights, struct team *team,
                 uint32_t context, uint32_t batch, struct forward **out, struct error *err);
 void forward_free(struct forward *f);
+
+/* What it takes in memory, once it has been used: above all the KV cache. */
+uint64_t forward_bytes(const struct forward *f);
 
 /* Runs n tokens, 1 to batch, at positions from `position` on, which must be where the last call
  * ended or before. Writes the logits of all tokens, or of the last alone: facts.vocab floats each.

@@ -4,8 +4,8 @@
  */
 #include "codec/gguf_encode.h"
 #include "tools/command.h"
-#include "tools/run/engine.h"
-#include "tools/run/options.h"
+#include "tools/run/clock.h"
+#include "tools/run/report.h"
 #include "tools/run/sample.h"
 
 #include <errno.h>
@@ -31,15 +31,7 @@ struct outcome {
     uint32_t *tokens, count;
     struct buffer text;
     double prefill_seconds, decode_seconds;
-    char kernels[64];
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* The whole prompt; leaves the logits of its last token. */
 static int prefill(struct engine *e, const struct token_ids *ids, float *logits, struct error *err)
@@ -108,43 +100,65 @@ static int continue_prompt(struct engine *e, struct job *j, struct outcome *out,
     uint32_t *order = calloc(e->model.facts.vocab, sizeof *order);
     out->tokens = calloc(j->length < room ? j->length : room, sizeof *out->tokens);
     rc = logits && order && out->tokens ? 0 : error_set(err, -ENOMEM, "out of memory");
-    double begun = now();
+    double begun = clock_seconds();
     rc = rc ? rc : prefill(e, &out->prompt, logits, err);
-    out->prefill_seconds = now() - begun;
+    out->prefill_seconds = clock_seconds() - begun;
     rc = rc ? rc : decode(e, j, logits, order, out, err);
-    out->decode_seconds = now() - begun - out->prefill_seconds;
+    out->decode_seconds = clock_seconds() - begun - out->prefill_seconds;
     free(logits);
     free(order);
     return rc;
 }
 
-static int generate(struct job *j, struct outcome *out, struct error *err)
+/* The first token comes from the prompt's logits. */
+static double decode_speed(const struct outcome *out)
 {
-    struct engine e;
-    int rc = engine_open(&e, j->path, j->options.context, j->options.threads, err);
-    if (rc)
-        return rc;
-    snprintf(out->kernels, sizeof out->kernels, "%s", e.backend->name);
-    rc = continue_prompt(&e, j, out, err);
-    engine_close(&e);
-    return rc ? error_prefix(err, rc, "%s", j->path) : 0;
+    return (out->count ? out->count - 1 : 0) / (out->decode_seconds + 1e-9);
 }
 
-static void print_json(const struct outcome *out)
+static double prefill_speed(const struct outcome *out)
+{
+    return (double)out->prompt.count / (out->prefill_seconds + 1e-9);
+}
+
+static void print_json(const struct engine *e, const struct outcome *out)
 {
     json_t *ids = json_array(), *text = json_stringn((const char *)out->text.data, out->text.size);
     for (uint32_t i = 0; i < out->count; i++)
         json_array_append_new(ids, json_integer(out->tokens[i]));
-    /* The first token comes from the prompt's logits. */
-    uint32_t decoded = out->count ? out->count - 1 : 0;
-    json_t *root =
-        json_pack("{s:o, s:o, s:I, s:f, s:f, s:s}", "text", text ? text : json_null(), "tokens",
-                  ids, "prompt_tokens", (json_int_t)out->prompt.count, "prefill_tok_s",
-                  (double)out->prompt.count / (out->prefill_seconds + 1e-9), "decode_tok_s",
-                  decoded / (out->decode_seconds + 1e-9), "kernels", out->kernels);
+    json_t *root = json_pack("{s:o, s:o, s:I, s:f, s:f}", "text", text ? text : json_null(),
+                             "tokens", ids, "prompt_tokens", (json_int_t)out->prompt.count,
+                             "prefill_tok_s", prefill_speed(out), "decode_tok_s",
+                             decode_speed(out));
+    report_json(e, root);
     json_dumpf(root, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(root);
+}
+
+static void report(const struct engine *e, const struct outcome *out)
+{
+    fprintf(stderr, "\n# prompt: %zu tokens, %.1f tok/s; generated: %" PRIu32
+                    " tokens, %.1f tok/s\n",
+            out->prompt.count, prefill_speed(out), out->count, decode_speed(out));
+    report_end(e, out->prefill_seconds + out->decode_seconds, stderr);
+}
+
+static int generate(struct job *j, struct outcome *out, struct error *err)
+{
+    struct engine e;
+    int rc = engine_open(&e, j->path, &j->options, 0, err);
+    if (rc)
+        return rc;
+    if (!j->options.quiet)
+        report_plan(&e, stderr);
+    rc = continue_prompt(&e, j, out, err);
+    if (!rc && !j->options.quiet)
+        report(&e, out);
+    if (!rc && j->options.json)
+        print_json(&e, out);
+    engine_close(&e);
+    return rc ? error_prefix(err, rc, "%s", j->path) : 0;
 }
 
 static bool take(struct job *j, int c, const char *argument)
@@ -199,8 +213,6 @@ int run_generate(const struct command *self, int argc, char **argv)
     struct outcome out = {0};
     struct error err;
     int rc = generate(&j, &out, &err);
-    if (!rc && j.options.json)
-        print_json(&out);
     free(out.prompt.ids);
     free(out.tokens);
     buffer_free(&out.text);

@@ -117,7 +117,7 @@ static const float *vector(struct finder *f, const char *name, uint64_t n, bool 
     return out;
 }
 
-static int check_shape(const struct matrix *m, const char *name, uint64_t rows, uint64_t cols,
+static int check_shape(const struct weight *m, const char *name, uint64_t rows, uint64_t cols,
                        struct error *err)
 {
     if (m->rows == rows && m->cols == cols)
@@ -127,23 +127,23 @@ static int check_shape(const struct matrix *m, const char *name, uint64_t rows, 
                      m->rows, m->cols, rows, cols);
 }
 
-static struct matrix matrix(struct finder *f, const char *name, uint32_t part, uint64_t rows,
-                            uint64_t cols)
+static const struct weight *matrix(struct finder *f, const char *name, uint32_t part, uint64_t rows,
+                                   uint64_t cols)
 {
     char full[GGUF_NAME_MAX + 1];
-    struct matrix out = {0};
+    const struct weight *out = NULL;
     snprintf(full, sizeof full, "blk.%" PRIu32 ".%s.weight", f->layer, name);
     if (!f->rc)
-        f->rc = weights_matrix(f->weights, full, part, &out, f->err);
+        f->rc = weights_matrix(f->weights, full, f->layer, part, &out, f->err);
     if (!f->rc)
-        f->rc = check_shape(&out, full, rows, cols, f->err);
+        f->rc = check_shape(out, full, rows, cols, f->err);
     return out;
 }
 
 static void find_ffn(struct finder *f, const struct facts *k, struct layer *l)
 {
     uint32_t count = k->experts ? k->experts : 1;
-    struct matrix *all = arena_array(&f->weights->arena, 3 * (size_t)count, sizeof *all);
+    const struct weight **all = arena_array(&f->weights->arena, 3 * (size_t)count, sizeof *all);
     if (!all) {
         f->rc = f->rc ? f->rc : error_set(f->err, -ENOMEM, "out of memory");
         return;
@@ -184,15 +184,15 @@ static void find_layer(struct finder *f, const struct facts *k, struct layer *l)
 static int find_ends(struct weights *w, struct run_model *m, struct error *err)
 {
     struct facts *f = &m->facts;
-    int rc = weights_matrix(w, "token_embd.weight", 0, &m->embedding, err);
+    int rc = weights_table(w, "token_embd.weight", &m->embedding, err);
     if (rc)
         return rc;
     f->vocab = (uint32_t)m->embedding.rows;
     rc = check_shape(&m->embedding, "token_embd.weight", w->vocab.count, f->width, err);
-    /* without a matrix of its own the output is the embedding again */
-    if (!rc && weights_matrix(w, "output.weight", 0, &m->output, NULL))
-        m->output = m->embedding;
-    rc = rc ? rc : check_shape(&m->output, "output.weight", f->vocab, f->width, err);
+    rc = rc ? rc : weights_matrix(w, "output.weight", f->layers, 0, &m->output, err);
+    if (rc == -ENOENT) /* then the output is the embedding again */
+        rc = weights_matrix(w, "token_embd.weight", f->layers, 0, &m->output, err);
+    rc = rc ? rc : check_shape(m->output, "output.weight", f->vocab, f->width, err);
     rc = rc ? rc : weights_vector(w, "output_norm.weight", f->width, &m->output_norm, err);
     rc = rc ? rc : weights_vector(w, "output.bias", f->vocab, &m->output_bias, err);
     if (!rc && !m->output_norm)
@@ -204,7 +204,6 @@ int run_model_open(struct weights *w, struct run_model *m, struct error *err)
 {
     *m = (struct run_model){0};
     int rc = read_facts(w, &m->facts, err);
-    rc = rc ? rc : find_ends(w, m, err);
     if (rc)
         return rc;
     m->layers = arena_array(&w->arena, m->facts.layers, sizeof *m->layers);
@@ -213,5 +212,5 @@ int run_model_open(struct weights *w, struct run_model *m, struct error *err)
     struct finder f = {.weights = w, .err = err};
     for (; !f.rc && f.layer < m->facts.layers; f.layer++)
         find_layer(&f, &m->facts, &m->layers[f.layer]);
-    return f.rc;
+    return f.rc ? f.rc : find_ends(w, m, err);
 }

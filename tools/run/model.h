@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the forward pass needs to know of a model: its sizes and habits from the keys, and where the
- * weights of each layer are.
+ * What the forward pass needs to know of a model: its sizes and habits from the keys, and which of
+ * the weights belong to which layer.
  */
 #ifndef TOOLS_RUN_MODEL_H
 #define TOOLS_RUN_MODEL_H
@@ -25,9 +25,9 @@ struct layer {
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL: none */
     const float *q_norm, *k_norm;                   /* of each head; NULL: none */
     const float *attn_post_norm, *ffn_post_norm;    /* NULL: none */
-    struct matrix q, k, v, o;
-    struct matrix router;             /* rows == 0: no experts */
-    struct matrix *gate, *up, *down;  /* one, or one for each expert */
+    const struct weight *q, *k, *v, *o;
+    const struct weight *router;              /* NULL: no experts */
+    const struct weight **gate, **up, **down; /* one, or one for each expert */
     bool window;
 };
 
@@ -42,7 +42,8 @@ struct facts {
 
 struct run_model {
     struct facts facts;
-    struct matrix embedding, output;
+    struct weight embedding; /* a table */
+    const struct weight *output;
     const float *output_norm, *output_bias;
     struct layer *layers; /* in the weights' arena */
 };

@@ -2,6 +2,7 @@
 #include "tools/run/options.h"
 
 #include "codec/gguf_encode.h"
+#include "fs/options.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -40,7 +41,13 @@ bool run_options_take(struct run_options *o, int c, const char *argument)
             return false;
         o->threads = (unsigned)v;
         return true;
+    case 'r': return size_parse(argument, &o->ram) && o->ram > 0;
+    case 'R': return size_parse(argument, &o->ring) && o->ring > 0;
+    case 'i':
+        o->io = strcmp(argument, "uring") == 0 ? READER_URING : READER_PREAD;
+        return o->io == READER_URING || strcmp(argument, "pread") == 0;
     case 'j': o->json = true; return true;
+    case 'q': o->quiet = true; return true;
     default: return false;
     }
 }

@@ -6,6 +6,7 @@
 #define TOOLS_RUN_OPTIONS_H
 
 #include "codec/error.h"
+#include "tools/run/reader.h"
 
 #include <getopt.h>
 #include <stdbool.h>
@@ -15,15 +16,24 @@
 struct run_options {
     uint32_t context; /* 0: not given */
     unsigned threads; /* likewise */
-    bool json;
+    uint64_t ram, ring; /* bytes; likewise */
+    enum reader_kind io;
+    bool json, quiet;
 };
 
-#define RUN_OPTIONS_SHORT "c:t:h"
+#define RUN_OPTIONS_SHORT "c:t:qh"
 #define RUN_OPTIONS_LONG                                                                           \
     {"context", required_argument, NULL, 'c'}, {"threads", required_argument, NULL, 't'},          \
-        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}
+        {"ram", required_argument, NULL, 'r'}, {"ring", required_argument, NULL, 'R'},             \
+        {"io", required_argument, NULL, 'i'}, {"json", no_argument, NULL, 'j'},                    \
+        {"quiet", no_argument, NULL, 'q'}, {"help", no_argument, NULL, 'h'}, {0}
 #define RUN_OPTIONS_HELP                                                                           \
     "  -t, --threads N      instead of one for each processor\n"                                   \
+    "      --ram SIZE       memory to use, as in 3G; what does not fit is read again for every\n"  \
+    "                       token (what the machine or the control group has)\n"                   \
+    "      --ring SIZE      of it, for weights on their way (64M to 256M)\n"                       \
+    "      --io uring|pread how they are read (uring where the kernel allows it)\n"                \
+    "  -q, --quiet          no report on stderr\n"                                                 \
     "      --json           for machines\n"
 
 /* Takes option c, as getopt_long gave it. False if it is none of these or its argument is wrong. */

@@ -90,7 +90,7 @@ static int measure(const char *path, const char *text_path, const struct run_opt
     int rc = read_text(text_path, &text, &size, err);
     if (rc)
         return rc;
-    rc = engine_open(&e, path, o->context ? o->context : 512, o->threads, err);
+    rc = engine_open(&e, path, o, 512, err);
     if (!rc) {
         rc = gguf_encode(&e.weights.vocab, text, size, ENCODE_ADD, &ids, err);
         rc = rc ? rc : score_text(&e, &ids, chunks, o->json, score, err);

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * A GGUF file that is to be run: its keys, its vocabulary, and its tensors in the backend's memory,
- * packed as they are.
+ * A GGUF file that is to be run: its keys, its vocabulary, and its weights, packed as they are. What
+ * the memory has room for is resident, the rest comes through a ring in every pass; whoever takes
+ * weights cannot tell one from the other.
+ *
+ * First the file is opened. Then whoever knows the model asks for its matrices, in the order in
+ * which a pass uses them. Then they are placed, and from then on their rows can be taken, pass by
+ * pass in that order. One thread calls.
  */
 #ifndef TOOLS_RUN_WEIGHTS_H
 #define TOOLS_RUN_WEIGHTS_H
@@ -9,6 +14,27 @@
 #include "codec/gguf_vocab.h"
 #include "fs/container.h"
 #include "kernels/backend.h"
+#include "tools/run/plan.h"
+#include "tools/run/ring.h"
+
+/* A matrix of the file. */
+struct weight {
+    const struct format *format;
+    uint64_t rows, cols, row_size; /* row_size: bytes */
+    uint64_t offset;               /* in the file */
+    uint32_t layer, expert;        /* expert: PIECE_ALWAYS for none */
+    uint64_t resident_rows;        /* the first so many are in memory */
+    const void *resident;
+    size_t piece; /* where the others begin among the pieces */
+};
+
+/* How weights may be placed. */
+struct placing {
+    uint64_t budget; /* bytes for weights and ring */
+    uint64_t ring;   /* of them, for the ring where one is needed; 0: as many as are useful */
+    enum reader_kind io;
+    double expert_share; /* of a layer's experts, those that a token takes */
+};
 
 struct weights {
     struct backend *backend; /* not owned */
@@ -18,23 +44,77 @@ struct weights {
     struct container_gguf gguf;
     struct gguf_vocab vocab;
     struct tensor_list tensors;
-    void **memory;         /* by tensor */
-    struct row_run *runs;  /* likewise: all rows in one piece */
-    uint64_t bytes;        /* of all tensors */
-    struct arena arena;    /* vectors, as floats */
+    struct arena arena; /* vectors, as floats */
+    struct weight **order;
+    size_t count, capacity;
+    void *memory; /* all that is resident */
+    struct plan_block *blocks;
+    size_t block_count;
+    struct piece *pieces; /* of what is not, in the order of a pass */
+    size_t piece_count;
+    struct ring *ring; /* NULL: all is resident */
+    uint64_t bytes, resident_bytes, slot_size, slots;
+    bool direct; /* pieces are read past the page cache */
+    uint64_t passes, streamed_least; /* fewest bytes that came through the ring in a pass */
+    uint64_t streamed_before;        /* the pass that runs */
 };
 
-/* Opens a file and loads all of it. -errno with a sentence that begins with the path. */
+/* Opens a file and reads its header. -errno with a sentence that begins with the path. */
 int weights_open(struct weights *w, const char *path, struct backend *backend, struct error *err);
 void weights_close(struct weights *w);
 
-/* A matrix by name; of a tensor of three dimensions, number `part` of its matrices. -ENOENT where
- * there is none, and then *out is zeroed. */
-int weights_matrix(struct weights *w, const char *name, uint32_t part, struct matrix *out,
-                   struct error *err);
+/* A matrix by name; of a tensor of three dimensions, number `part` of its matrices, which is an
+ * expert then. -ENOENT where there is none, -ENOTSUP where there is no kernel for its type. */
+int weights_matrix(struct weights *w, const char *name, uint32_t layer, uint32_t part,
+                   const struct weight **out, struct error *err);
+
+/* A matrix of which only single rows are read: it is not part of a pass, and stays in the file. */
+int weights_table(struct weights *w, const char *name, struct weight *out, struct error *err);
+
+/* A row of a table, packed. */
+int weights_row(struct weights *w, const struct weight *table, uint64_t row, void *out,
+                struct error *err);
 
 /* A vector of n floats by name, NULL where there is none. -EINVAL where it has another length. */
 int weights_vector(struct weights *w, const char *name, uint64_t n, const float **out,
                    struct error *err);
+
+/* What the smallest ring takes, in bytes. */
+uint64_t weights_ring_least(const struct weights *w);
+
+/* Decides what is resident, and loads it. -ENOMEM with a sentence where the budget is too small. */
+int weights_place(struct weights *w, const struct placing *p, struct error *err);
+
+/* A pass begins, and ends. -ESTALE where the file has changed meanwhile: then the pass is void. */
+void weights_begin(struct weights *w);
+int weights_end(struct weights *w, struct error *err);
+
+/* Bytes that came through the ring so far. */
+uint64_t weights_streamed(const struct weights *w);
+
+/* Tells which experts of a layer the pass takes. */
+void weights_choose(struct weights *w, uint32_t layer, const bool *chosen);
+
+enum { TAKING_RUNS = 32 };
+
+/* A walk over the rows of some weights, as they come into memory. Begun with all but `weights` and
+ * `count` zero. */
+struct taking {
+    const struct weight *const *weights;
+    size_t count;
+    size_t at, piece; /* weight, the next of its pieces, */
+    uint64_t row;     /* and the row where it goes on */
+    struct portion {
+        size_t weight;
+        struct row_run run;
+    } portions[TAKING_RUNS]; /* in memory now */
+    size_t portion_count;
+    size_t taken; /* pieces of the ring among them */
+};
+
+/* Waits for the next rows. 1: there are portions, until weights_give. 0: all have been taken.
+ * -errno with a sentence. */
+int weights_take(struct weights *w, struct taking *t, struct error *err);
+void weights_give(struct weights *w, struct taking *t);
 
 #endif
