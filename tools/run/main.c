@@ -14,7 +14,8 @@ static const struct command commands[] = {
      "      --top-k K        of the K most probable tokens only; 0: of all (40)\n"
      "      --top-p P        of the most probable that make up P together (0.95)\n"
      "      --seed S         the same seed gives the same text\n" RUN_OPTIONS_HELP "\n"
-     "The whole file is read into memory. The new text goes to stdout, and nothing else does.\n\n"
+     "The new text goes to stdout, and nothing else does. What is expected and what was done is\n"
+     "told on stderr, in lines that begin with #.\n\n"
      "Example: quantfs-run generate -p \"In the beginning\" "
      "mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",                                                 run_generate  },
     {"perplexity", "-f TEXT FILE.gguf", "show how well a model predicts a text",
@@ -24,6 +25,13 @@ static const struct command commands[] = {
      "The figure is llama.cpp's: the text is cut into chunks, and of each the second half is what\n"
      "is predicted.\n\n"
      "Example: quantfs-run perplexity -f kjv-eval.txt mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n", run_perplexity},
+    {"bench",      "FILE.gguf",         "show how fast a model runs",
+     "  -p, --prompt N       tokens of a prompt, taken in at once (512); 0: none\n"
+     "  -n, --length N       tokens decoded one after the other (128); 0: none\n"
+     "  -c, --context N      tokens that are remembered (as many as are needed)\n"
+     "      --repeats N      the best of so many (3)\n" RUN_OPTIONS_HELP "\n"
+     "The figures are those of llama-bench's pp and tg.\n\n"
+     "Example: quantfs-run bench mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",                     run_bench     },
     {"tokenize",   "-p TEXT FILE.gguf", "show the token ids of a text",
      "  -p, --prompt TEXT   the text\n"
      "      --no-bos        only the text's own tokens\n"

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * How fast a model runs, told as llama-bench tells it: a prompt of so many tokens, and so many
+ * tokens one after the other. Which tokens they are makes no difference.
+ */
+#include "tools/command.h"
+#include "tools/run/clock.h"
+#include "tools/run/report.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+struct job {
+    const char *path;
+    struct run_options options;
+    uint64_t prompt, length, repeats;
+};
+
+struct outcome {
+    double prefill, decode; /* tokens a second, the best of the repeats */
+    double seconds;         /* of all of them */
+};
+
+/* n tokens from position 0 on, in batches of at most `batch`; *rate becomes tokens a second, where
+ * that is more. */
+static int run_tokens(struct engine *e, uint32_t n, uint32_t batch, float *logits, double *rate,
+                      struct error *err)
+{
+    uint32_t tokens[ENGINE_BATCH], vocab = e->model.facts.vocab;
+    double begun = clock_seconds();
+    for (uint32_t at = 0, count; at < n; at += count) {
+        count = n - at < batch ? n - at : batch;
+        for (uint32_t i = 0; i < count; i++)
+            tokens[i] = (at + i) * 7919 % vocab;
+        int rc = forward_run(e->forward, tokens, count, at, false, logits, err);
+        if (rc)
+            return rc;
+    }
+    double now = n / (clock_seconds() - begun + 1e-9);
+    *rate = now > *rate ? now : *rate;
+    return 0;
+}
+
+static int measure(struct engine *e, const struct job *j, struct outcome *out, struct error *err)
+{
+    float *logits = calloc(e->model.facts.vocab, sizeof *logits);
+    double warming = 0, begun = clock_seconds();
+    int rc = logits ? 0 : error_set(err, -ENOMEM, "out of memory");
+    rc = rc ? rc : run_tokens(e, 1, 1, logits, &warming, err);
+    for (uint64_t i = 0; !rc && i < j->repeats; i++) {
+        if (j->prompt)
+            rc = run_tokens(e, (uint32_t)j->prompt, ENGINE_BATCH, logits, &out->prefill, err);
+        if (!rc && j->length)
+            rc = run_tokens(e, (uint32_t)j->length, 1, logits, &out->decode, err);
+    }
+    out->seconds = clock_seconds() - begun;
+    free(logits);
+    return rc;
+}
+
+static void print(const struct engine *e, const struct job *j, const struct outcome *out)
+{
+    if (!j->options.json) {
+        printf("prefill of %" PRIu64 " tokens: %.2f tok/s\ndecode of %" PRIu64
+               " tokens: %.2f tok/s\n",
+               j->prompt, out->prefill, j->length, out->decode);
+        return;
+    }
+    json_t *root = json_pack("{s:I, s:I, s:f, s:f}", "prompt_tokens", (json_int_t)j->prompt,
+                             "decoded_tokens", (json_int_t)j->length, "prefill_tok_s",
+                             out->prefill, "decode_tok_s", out->decode);
+    report_json(e, root);
+    json_dumpf(root, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(root);
+}
+
+static int bench(const struct job *j, struct error *err)
+{
+    struct engine e;
+    struct outcome out = {0};
+    uint64_t longest = j->prompt > j->length ? j->prompt : j->length;
+    int rc = engine_open(&e, j->path, &j->options, (uint32_t)longest, err);
+    if (rc)
+        return rc;
+    if (longest > e.context)
+        rc = error_set(err, -ERANGE, "%" PRIu64 " tokens do not fit into a context of %" PRIu32,
+                       longest, e.context);
+    if (!rc && !j->options.quiet)
+        report_plan(&e, stderr);
+    rc = rc ? rc : measure(&e, j, &out, err);
+    if (!rc && !j->options.quiet)
+        report_end(&e, out.seconds, stderr);
+    if (!rc)
+        print(&e, j, &out);
+    engine_close(&e);
+    return rc ? error_prefix(err, rc, "%s", j->path) : 0;
+}
+
+int run_bench(const struct command *self, int argc, char **argv)
+{
+    enum { TOKENS_MAX = 1 << 20, REPEATS_MAX = 1000 };
+    static const struct option long_options[] = {{"prompt", required_argument, NULL, 'p'},
+                                                 {"length", required_argument, NULL, 'n'},
+                                                 {"repeats", required_argument, NULL, 'e'},
+                                                 RUN_OPTIONS_LONG};
+    struct job j = {.prompt = 512, .length = 128, .repeats = 3};
+    for (int c; (c = getopt_long(argc, argv, "p:n:" RUN_OPTIONS_SHORT, long_options, NULL)) != -1;) {
+        bool good;
+        switch (c) {
+        case 'p': good = parse_whole(optarg, 0, TOKENS_MAX, &j.prompt); break;
+        case 'n': good = parse_whole(optarg, 0, TOKENS_MAX, &j.length); break;
+        case 'e': good = parse_whole(optarg, 1, REPEATS_MAX, &j.repeats); break;
+        case 'h': return command_help(self);
+        case '?': return command_usage(self, "what is wanted?");
+        default: good = run_options_take(&j.options, c, optarg);
+        }
+        if (!good)
+            return command_usage(self, "\"%s\" is out of range", optarg);
+    }
+    if (argc - optind != 1 || j.prompt + j.length == 0)
+        return command_usage(self, "one GGUF file is needed, and tokens to run");
+    j.path = argv[optind];
+    struct error err;
+    return bench(&j, &err) ? command_fail("%s", err.text) : 0;
+}
