@@ -648,4 +648,5 @@ const struct dot_set dot_set_avx2 = {
         [FORMAT_Q3_K] = tile_q3_k, [FORMAT_Q2_K] = tile_q2_k,
     },
     .dot_float = dot_float,
+    .attend = attend_c,
 };
