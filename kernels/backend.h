@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * What an engine needs of the machine that multiplies, and all that it may know of it: memory,
- * copies, events, and products of packed weights with activations. There is one struct of functions
- * for each kind of machine; a program opens one at its start and hands it down.
+ * copies, events, products of packed weights with activations, and attention. There is one struct
+ * of functions for each kind of machine; a program opens one at its start and hands it down.
  *
  * Order. What is asked of one queue happens in the order in which it was asked for. The queues run
  * beside each other, and beside the caller, until an event says otherwise: the caller records an
@@ -15,8 +15,8 @@
  * and write it in place when it has waited. Elsewhere it is reached by copies alone.
  *
  * Threads. A product belongs to the rows that it is asked for, so `callers` threads share one by
- * rows, a set of activations by columns, and the split never shows in a result. Everything else is
- * called by one thread at a time.
+ * rows, a set of activations by columns, attention by tokens and heads, and the split never shows in
+ * a result. Everything else is called by one thread at a time.
  *
  * Functions return 0 or -errno. What goes wrong later in a queue is returned by the waits behind
  * it: -EIO, and the backend is of no more use.
@@ -35,7 +35,7 @@ struct event;
 struct activations;
 
 enum backend_queue {
-    QUEUE_COMPUTE, /* activations_put, matmul, copies of what they take and give */
+    QUEUE_COMPUTE, /* activations_put, matmul, to_f16, attend, copies of what they take and give */
     QUEUE_COPY,    /* weights on their way in */
     QUEUE_COUNT
 };
@@ -123,6 +123,19 @@ struct backend {
      * not fit, and then nothing is written. */
     int (*matmul)(struct backend *b, const struct matrix *w, uint64_t first, uint64_t count,
                   const struct activations *a, float *out, size_t stride);
+
+    /* count floats as IEEE halves, to the nearest, halves to even: what keys and values are kept
+     * as. What is not finite, or too large, is not finite. */
+    int (*to_f16)(struct backend *b, const float *x, size_t count, uint16_t *out);
+    /* Attention of one token's heads that share keys and values, over the positions
+     * first .. last: out[h][i] = sum over p of softmax(scale * q[h] . key p)[p] * value p [i], with
+     * q and out [heads][dim]. Key and value of position p begin at p * stride (in elements); where
+     * those of a head lie one behind the other (stride is dim), they are read fastest. scores:
+     * room for heads * (last - first + 1) floats, a thread's own. -EINVAL where there is no
+     * position or stride is less than dim. */
+    int (*attend)(struct backend *b, const float *q, uint32_t heads, const uint16_t *keys,
+                  const uint16_t *values, size_t stride, uint32_t first, uint32_t last,
+                  uint32_t dim, float scale, float *scores, float *out);
 };
 
 #endif

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/cpu/backend.h"
 
+#include "codec/float16.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -184,6 +186,27 @@ static int cpu_matmul(struct backend *b, const struct matrix *w, uint64_t first,
     return 0;
 }
 
+/* ---- attention ---- */
+
+static int cpu_to_f16(struct backend *b, const float *x, size_t count, uint16_t *out)
+{
+    (void)b;
+    for (size_t i = 0; i < count; i++)
+        out[i] = f16_from_f32(x[i]);
+    return 0;
+}
+
+static int cpu_attend(struct backend *b, const float *q, uint32_t heads, const uint16_t *keys,
+                      const uint16_t *values, size_t stride, uint32_t first, uint32_t last,
+                      uint32_t dim, float scale, float *scores, float *out)
+{
+    if (first > last || last - first == UINT32_MAX || stride < dim)
+        return -EINVAL;
+    set_of(b)->attend(q, heads, keys + first * stride, values + first * stride, stride,
+                      last - first + 1, dim, scale, scores, out);
+    return 0;
+}
+
 /* ---- the backend ---- */
 
 static void cpu_close(struct backend *b)
@@ -219,6 +242,8 @@ int backend_cpu_open(const struct dot_set *set, unsigned callers, struct backend
         .activations_begin = cpu_activations_begin,
         .activations_put = cpu_activations_put,
         .matmul = cpu_matmul,
+        .to_f16 = cpu_to_f16,
+        .attend = cpu_attend,
     };
     *out = &cpu->backend;
     return 0;

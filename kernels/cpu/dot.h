@@ -21,6 +21,7 @@
 
 #include "codec/error.h"
 #include "kernels/cpu/activations.h"
+#include "kernels/cpu/attend.h"
 
 enum { FLOAT_LANES = 16, TILE_ROWS_MAX = 4, TILES_MAX = 4 };
 
@@ -45,6 +46,7 @@ struct dot_set {
     uint32_t tile_rows;        /* 0: no tiles */
     dot_tile_fn *tile[FORMAT_COUNT];
     dot_float_fn *dot_float;
+    attend_fn *attend;
 };
 
 extern const struct dot_set dot_set_c, dot_set_avx2, dot_set_avx512, dot_set_avx512_vnni;

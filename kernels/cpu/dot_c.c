@@ -267,4 +267,5 @@ const struct dot_set dot_set_c = {
         [FORMAT_Q3_K] = dot_q3_k, [FORMAT_Q2_K] = dot_q2_k,
     },
     .dot_float = dot_float,
+    .attend = attend_c,
 };

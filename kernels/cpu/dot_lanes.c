@@ -565,8 +565,10 @@ static void floats_dot(decode_fn *decode, const struct format *f, const uint8_t 
 
 #ifdef __AVX512F__
 #define DECODERS decoders_avx512
+#define ATTEND attend_avx512
 #else
 #define DECODERS decoders_avx2
+#define ATTEND attend_avx2
 #endif
 
 static void dot_float(const struct format *f, const uint8_t *row, const struct activations *a,
@@ -648,4 +650,5 @@ const struct dot_set dot_set_avx2 = {
         [FORMAT_Q3_K] = tile_q3_k, [FORMAT_Q2_K] = tile_q2_k,
     },
     .dot_float = dot_float,
+    .attend = ATTEND,
 };

@@ -138,6 +138,26 @@ INLINE float_lanes lanes_float(lanes v) { return _mm512_cvtepi32_ps(v); }
 INLINE float_lanes floats_all(float v) { return _mm512_set1_ps(v); }
 INLINE float_lanes floats_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void floats_store(float *p, float_lanes v) { _mm512_storeu_ps(p, v); }
+INLINE float_lanes floats_of_halves(const uint16_t *p) { return _mm512_cvtph_ps(load(p)); }
+INLINE float_lanes floats_max(float_lanes a, float_lanes b) { return _mm512_max_ps(a, b); }
+
+/* 2^n where n + 127 is in the low bits. */
+INLINE float_lanes floats_exponent(float_lanes v)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23));
+}
+
+/* v, but 0 where x is less. */
+INLINE float_lanes floats_unless_less(float_lanes x, float least, float_lanes v)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, floats_all(least), _CMP_NLT_UQ), v);
+}
+
+/* 16 lanes: the upper half added to the lower. */
+INLINE __m256 floats_halve(const float_lanes *v)
+{
+    return _mm512_castps512_ps256(*v) + _mm512_extractf32x8_ps(*v, 1);
+}
 
 INLINE lanes lanes_dot_words(lanes acc, lanes a, lanes b)
 {
@@ -178,6 +198,17 @@ INLINE float_lanes lanes_float(lanes v) { return _mm256_cvtepi32_ps(v); }
 INLINE float_lanes floats_all(float v) { return _mm256_set1_ps(v); }
 INLINE float_lanes floats_load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void floats_store(float *p, float_lanes v) { _mm256_storeu_ps(p, v); }
+INLINE float_lanes floats_of_halves(const uint16_t *p) { return _mm256_cvtph_ps(load_half(p)); }
+INLINE float_lanes floats_max(float_lanes a, float_lanes b) { return _mm256_max_ps(a, b); }
+INLINE float_lanes floats_exponent(float_lanes v)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23));
+}
+INLINE float_lanes floats_unless_less(float_lanes x, float least, float_lanes v)
+{
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, floats_all(least), _CMP_LT_OQ), v);
+}
+INLINE __m256 floats_halve(const float_lanes *v) { return v[0] + v[1]; }
 INLINE lanes lanes_dot_words(lanes acc, lanes a, lanes b) { return dot_words(acc, a, b); }
 INLINE lanes lanes_dot_codes(lanes acc, lanes codes, lanes q, bool is_signed)
 {

@@ -351,6 +351,210 @@ static void test_any_split(void **state)
     b->close(b);
 }
 
+/* ---- attention ---- */
+
+enum { DIM_MAX = 300, POSITIONS_MAX = 3000, HEADS_MAX = 9, BEHIND = 7 };
+
+static uint16_t keys[POSITIONS_MAX * (DIM_MAX + BEHIND)],
+    values[POSITIONS_MAX * (DIM_MAX + BEHIND)];
+static float queries[HEADS_MAX * DIM_MAX], attended[HEADS_MAX * DIM_MAX],
+    attended_c[HEADS_MAX * DIM_MAX], scores[HEADS_MAX * POSITIONS_MAX];
+
+/* Some keys are much like the query, so that weights are of all magnitudes. */
+static void attention_fill(struct backend *b, struct random *r, uint32_t heads, uint32_t count,
+                           uint32_t dim, size_t stride)
+{
+    for (uint32_t i = 0; i < heads * dim; i++)
+        queries[i] = random_gaussian(r);
+    for (uint32_t p = 0; p < count; p++) {
+        float row[2][DIM_MAX], like = random_bits(r) % 4 ? 0 : random_uniform(r);
+        for (uint32_t i = 0; i < dim; i++) {
+            row[0][i] = random_gaussian(r) + like * queries[p % heads * dim + i];
+            row[1][i] = random_gaussian(r);
+        }
+        assert_int_equal(b->to_f16(b, row[0], dim, keys + p * stride), 0);
+        assert_int_equal(b->to_f16(b, row[1], dim, values + p * stride), 0);
+    }
+}
+
+/* One head in doubles; magnitude is what the sum of out's magnitudes is made of. */
+static void attention_reference(const float *q, uint32_t first, uint32_t last, uint32_t dim,
+                                size_t stride, float scale, double *out, double *magnitude)
+{
+    static double weight[POSITIONS_MAX];
+    double most = -INFINITY, total = 0;
+    for (uint32_t p = first; p <= last; p++) {
+        weight[p] = 0;
+        for (uint32_t i = 0; i < dim; i++)
+            weight[p] += (double)q[i] * (double)f32_from_f16(keys[p * stride + i]);
+        weight[p] *= (double)scale;
+        most = fmax(most, weight[p]);
+    }
+    for (uint32_t p = first; p <= last; p++)
+        total += weight[p] = exp(weight[p] - most);
+    for (uint32_t i = 0; i < dim; i++) {
+        out[i] = magnitude[i] = 0;
+        for (uint32_t p = first; p <= last; p++) {
+            double part = weight[p] / total * (double)f32_from_f16(values[p * stride + i]);
+            out[i] += part;
+            magnitude[i] += fabs(part);
+        }
+    }
+}
+
+static void test_attention_is_close(void **state)
+{
+    static const uint32_t dims[] = {1, 16, 64, 80, 128, 256}, counts[] = {1, 2, 40, 1000, 3000};
+    struct backend *b = open(plain_c);
+    struct random r = {18};
+    (void)state;
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
+        for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+            uint32_t dim = dims[d], count = counts[c], first = count / 3, heads = 2;
+            size_t stride = dim + d;
+            /* From scores that are all alike to weights most of which are too small to be. */
+            float scale = ldexpf(1 / sqrtf((float)dim), 3 * (int)c - 4);
+            double out[DIM_MAX], magnitude[DIM_MAX];
+            attention_fill(b, &r, heads, count, dim, stride);
+            assert_int_equal(b->attend(b, queries, heads, keys, values, stride, first, count - 1,
+                                       dim, scale, scores, attended),
+                             0);
+            for (uint32_t h = 0; h < heads; h++) {
+                double length = 0;
+                attention_reference(queries + h * dim, first, count - 1, dim, stride, scale, out,
+                                    magnitude);
+                for (uint32_t i = 0; i < dim; i++)
+                    length += fabs((double)queries[h * dim + i]);
+                /* A score's error is a weight's relative error. */
+                double tolerance = 1e-6 + 1e-6 * (double)scale * length;
+                for (uint32_t i = 0; i < dim; i++)
+                    if (!(fabs((double)attended[h * dim + i] - out[i]) <= tolerance * magnitude[i]))
+                        fail_msg("dim %u, %u positions, element %u: %g instead of %g (of %g)", dim,
+                                 count, i, (double)attended[h * dim + i], out[i], magnitude[i]);
+            }
+        }
+    b->close(b);
+}
+
+/* With keys of 1 and 0 and values of 0 and 1, what comes out is e / (1 + e) of an e = exp(-q). */
+static void test_exp_is_close(void **state)
+{
+    const uint16_t key[] = {f16_from_f32(1), 0}, value[] = {0, f16_from_f32(1)};
+    struct backend *b = open(plain_c);
+    (void)state;
+    for (float q = 0x1p-30f; q < 87; q += 0x1p-24f + q * 0x1p-10f) {
+        float room[2], out;
+        assert_int_equal(b->attend(b, &q, 1, key, value, 1, 0, 1, 1, 1, room, &out), 0);
+        double wanted = 1 / (1 + exp((double)q)), unit = ldexp(1, ilogb(wanted) - 23);
+        if (!(fabs((double)out - wanted) <= 2 * unit))
+            fail_msg("exp(-%a): %a instead of %a", (double)q, (double)out, wanted);
+    }
+    b->close(b);
+}
+
+static void attention_compare(struct backend *b, struct backend *c, uint32_t heads, uint32_t first,
+                              uint32_t last, uint32_t dim, size_t stride, float scale)
+{
+    assert_int_equal(c->attend(c, queries, heads, keys, values, stride, first, last, dim, scale,
+                               scores, attended_c),
+                     0);
+    assert_int_equal(b->attend(b, queries, heads, keys, values, stride, first, last, dim, scale,
+                               scores, attended),
+                     0);
+    for (uint32_t i = 0; i < heads * dim; i++)
+        if (f32_bits(attended[i]) != f32_bits(attended_c[i]) &&
+            !(isnan(attended[i]) && isnan(attended_c[i])))
+            fail_msg("%s, %u heads, positions %u to %u, dim %u: element %u is %a instead of %a",
+                     b->name, heads, first, last, dim, i, (double)attended[i],
+                     (double)attended_c[i]);
+}
+
+static void test_attention(void **state)
+{
+    static const uint32_t dims[] = {64, 80, 96, 128, 256, 1, 15, 17, 33, 100, 300},
+                          counts[] = {1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 100, 1023, 3000};
+    const struct dot_set *set = *state;
+    struct random r = {19};
+    if (!dot_set_supported(set))
+        skip();
+    struct backend *b = open(set), *c = open(plain_c);
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
+        for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
+            uint32_t count = counts[n], dim = dims[d], heads = 1 + (uint32_t)(d + n) % HEADS_MAX;
+            size_t stride = dim + (n % 2 ? BEHIND : 0);
+            float scale = (n % 3 ? 1 : 30) / sqrtf((float)dim);
+            attention_fill(b, &r, heads, count, dim, stride);
+            attention_compare(b, c, heads, 0, count - 1, dim, stride, scale);
+            attention_compare(b, c, heads, count / 2, count - 1, dim, stride, scale);
+            /* Scores and values that are not finite. */
+            queries[random_bits(&r) % dim] = d % 2 ? INFINITY : NAN;
+            values[random_bits(&r) % count * stride] = 0x7c00;
+            attention_compare(b, c, heads, 0, count - 1, dim, stride, scale);
+        }
+    b->close(b);
+    c->close(c);
+}
+
+/* Heads are alone in what they give, and nothing is read but the keys and values there are. */
+static void test_attention_alone(void **state)
+{
+    enum { HEADS = 5, COUNT = 21, DIM = 80, STRIDE = DIM + 3 };
+    const struct dot_set *set = *state;
+    struct random r = {20};
+    if (!dot_set_supported(set))
+        skip();
+    struct backend *b = open(set);
+    size_t size = ((COUNT - 1) * STRIDE + DIM) * sizeof *keys, offset = 4 * STRIDE * sizeof *keys;
+    uint8_t *at[] = {at_the_edge(size - offset), at_the_edge(size - offset)};
+    float one[DIM];
+    attention_fill(b, &r, HEADS, COUNT, DIM, STRIDE);
+    memcpy(at[0], (const uint8_t *)keys + offset, size - offset);
+    memcpy(at[1], (const uint8_t *)values + offset, size - offset);
+    assert_int_equal(
+        b->attend(b, queries, HEADS, keys, values, STRIDE, 4, COUNT - 1, DIM, 1, scores, attended),
+        0);
+    for (int h = 0; h < HEADS; h++) {
+        assert_int_equal(b->attend(b, queries + h * DIM, 1, (const uint16_t *)at[0],
+                                   (const uint16_t *)at[1], STRIDE, 0, COUNT - 5, DIM, 1, scores,
+                                   one),
+                         0);
+        assert_memory_equal(one, attended + h * DIM, sizeof one);
+    }
+    b->close(b);
+}
+
+static void test_halves(void **state)
+{
+    const struct dot_set *set = *state;
+    if (!dot_set_supported(set))
+        skip();
+    struct backend *b = open(set);
+    for (uint32_t half = 0; half < 0x7c00; half++) {
+        /* Itself, and between it and the next a little less, the middle, a little more. */
+        double low = (double)f32_from_f16((uint16_t)half),
+               next = half == 0x7bff ? 65536 : (double)f32_from_f16((uint16_t)(half + 1));
+        float middle = (float)((low + next) / 2);
+        float given[4] = {(float)low, nextafterf(middle, 0), middle, nextafterf(middle, 1e6f)};
+        uint16_t wanted[4] = {(uint16_t)half, (uint16_t)half, (uint16_t)(half + half % 2),
+                              (uint16_t)(half + 1)},
+                 got[4];
+        assert_int_equal(b->to_f16(b, given, 4, got), 0);
+        assert_memory_equal(got, wanted, sizeof got);
+        for (int i = 0; i < 4; i++) {
+            given[i] = -given[i];
+            wanted[i] |= 0x8000;
+        }
+        assert_int_equal(b->to_f16(b, given, 4, got), 0);
+        assert_memory_equal(got, wanted, sizeof got);
+    }
+    const float strange[] = {INFINITY, -INFINITY, 1e9f, NAN};
+    uint16_t got[4];
+    assert_int_equal(b->to_f16(b, strange, 4, got), 0);
+    assert_true(got[0] == 0x7c00 && got[1] == 0xfc00 && got[2] == 0x7c00);
+    assert_true(isnan(f32_from_f16(got[3])));
+    b->close(b);
+}
+
 /* ---- what a backend refuses ---- */
 
 static void test_refusals(void **state)
@@ -389,6 +593,8 @@ static void test_refusals(void **state)
     assert_int_equal(b->activations_new(b, UINT64_MAX / 8, 64, &narrow), -EOVERFLOW);
     b->activations_free(b, narrow);
     b->activations_free(b, a);
+    assert_int_equal(b->attend(b, x, 1, keys, values, 64, 1, 0, 64, 1, scores, out), -EINVAL);
+    assert_int_equal(b->attend(b, x, 1, keys, values, 63, 0, 0, 64, 1, scores, out), -EINVAL);
     b->close(b);
 }
 
@@ -416,16 +622,18 @@ int main(void)
         const char *name;
         CMUnitTestFunction function;
     } of_a_set[] = {
-        {"test_any_shape",      test_any_shape     },
-        {"test_awkward_values", test_awkward_values},
-        {"test_any_split",      test_any_split     },
+        {"test_any_shape",       test_any_shape      },
+        {"test_awkward_values",  test_awkward_values },
+        {"test_any_split",       test_any_split      },
+        {"test_attention",       test_attention      },
+        {"test_attention_alone", test_attention_alone},
+        {"test_halves",          test_halves         },
     };
-    enum { EACH = sizeof of_a_set / sizeof *of_a_set, SETS_MAX = 8, COMMON = 5 };
+    enum { EACH = sizeof of_a_set / sizeof *of_a_set, SETS_MAX = 8, COMMON = 7 };
     struct CMUnitTest tests[COMMON + EACH * SETS_MAX] = {
-        cmocka_unit_test(test_the_choice),
-        cmocka_unit_test(test_integers_are_exact),
-        cmocka_unit_test(test_floats_are_close),
-        cmocka_unit_test(test_not_finite_stays_so),
+        cmocka_unit_test(test_the_choice),         cmocka_unit_test(test_integers_are_exact),
+        cmocka_unit_test(test_floats_are_close),   cmocka_unit_test(test_not_finite_stays_so),
+        cmocka_unit_test(test_attention_is_close), cmocka_unit_test(test_exp_is_close),
         cmocka_unit_test(test_refusals),
     };
     char names[COMMON + EACH * SETS_MAX][80];
