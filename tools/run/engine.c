@@ -49,11 +49,11 @@ struct reading_memory {
     _Atomic uint64_t sum;
 };
 
-static void read_share(void *context, unsigned i, unsigned size)
+static void read_share(void *context, unsigned i, unsigned shares)
 {
     struct reading_memory *r = context;
     uint64_t sum = 0;
-    for (size_t at = r->count * i / size; at < r->count * (i + 1) / size; at++)
+    for (size_t at = r->count * i / shares; at < r->count * (i + 1) / shares; at++)
         sum += r->words[at];
     r->sum += sum;
 }

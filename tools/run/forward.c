@@ -15,7 +15,7 @@ struct forward {
     uint32_t context, batch;
     uint64_t bytes; /* of all that is below, but for small things */
     uint8_t *row;   /* of the embedding */
-    float *keys, *values;         /* [layer][position][kv_heads * head_dim] */
+    uint16_t *keys, *values;      /* halves: [layer][kv_head][position][head_dim] */
     float *cosines[2], *sines[2]; /* [position of the batch][rope_dim / 2]; 1: of windows */
     float *frequencies[2];        /* [rope_dim / 2] */
     /* Of the tokens at hand, [token][...]: */
@@ -27,7 +27,7 @@ struct forward {
     float *out;                    /* width: what a half of a layer adds */
     float *expert_in, *expert_out; /* width; NULL without experts */
     float *shares;                 /* experts */
-    float *scores;                 /* [thread][context] */
+    float *scores;                 /* [share][heads that share a kv head][context] */
     uint32_t *expert_tokens;
     struct inputs {
         uint64_t cols;
@@ -106,11 +106,11 @@ struct put {
     _Atomic int rc;
 };
 
-static void put_share(void *context, unsigned i, unsigned size)
+static void put_share(void *context, unsigned i, unsigned shares)
 {
     struct put *p = context;
     struct backend *b = p->f->backend;
-    uint32_t first = p->tokens * i / size, end = p->tokens * (i + 1) / size;
+    uint32_t first = p->tokens * i / shares, end = p->tokens * (i + 1) / shares;
     int rc = first < end ? b->activations_put(b, p->activations, p->x, first, end - first) : 0;
     if (rc)
         p->rc = rc;
@@ -125,7 +125,14 @@ struct multiply {
     _Atomic int rc;
 };
 
-static void multiply_share(void *context, unsigned i, unsigned size)
+/* Where share i of some rows begins: kernels like several rows at once. */
+static uint64_t cut_rows(uint64_t rows, unsigned i, unsigned shares)
+{
+    enum { AT_ONCE = 16 };
+    return i == shares ? rows : rows * i / shares / AT_ONCE * AT_ONCE;
+}
+
+static void multiply_share(void *context, unsigned i, unsigned shares)
 {
     struct multiply *m = context;
     struct backend *b = m->f->backend;
@@ -133,7 +140,8 @@ static void multiply_share(void *context, unsigned i, unsigned size)
         const struct portion *portion = &m->taking.portions[p];
         const struct weight *w = m->taking.weights[portion->weight];
         struct matrix matrix = {w->format, w->rows, w->cols, &portion->run, 1};
-        uint64_t first = portion->run.count * i / size, end = portion->run.count * (i + 1) / size;
+        uint64_t first = cut_rows(portion->run.count, i, shares);
+        uint64_t end = cut_rows(portion->run.count, i + 1, shares);
         int rc = first < end ? b->matmul(b, &matrix, portion->run.first + first, end - first,
                                          m->activations, m->outs[portion->weight], w->rows)
                              : 0;
@@ -228,43 +236,62 @@ static void norm_heads(float *x, const float *weight, const struct facts *k, uin
 struct attend {
     struct forward *f;
     const struct layer *layer;
-    const float *keys, *values; /* of the layer */
+    uint16_t *keys, *values; /* of the layer */
     uint32_t position, tokens;
+    _Atomic int rc;
 };
 
-/* One head of one token over all that came before it. */
-static void attend_head(const struct attend *a, uint32_t token, uint32_t head, float *scores)
+/* Appends the new keys and values of a head to those before. */
+static int remember(const struct attend *a, uint32_t head)
 {
-    const struct facts *k = &a->f->model->facts;
-    uint32_t dim = k->head_dim, row = k->kv_heads * dim, last = a->position + token;
-    uint32_t kv = head / (k->heads / k->kv_heads) * dim;
-    uint32_t first = a->layer->window && last >= k->window ? last - k->window + 1 : 0;
-    const float *q = a->f->q + ((size_t)token * k->heads + head) * dim;
-    float *out = a->f->mixed + ((size_t)token * k->heads + head) * dim;
-    for (uint32_t p = first; p <= last; p++) {
-        const float *key = a->keys + (size_t)p * row + kv;
-        float sum = 0;
-        for (uint32_t i = 0; i < dim; i++)
-            sum += q[i] * key[i];
-        scores[p - first] = sum * k->query_scale;
+    struct forward *f = a->f;
+    const struct facts *k = &f->model->facts;
+    int rc = 0;
+    for (uint32_t t = 0; !rc && t < a->tokens; t++) {
+        size_t from = ((size_t)t * k->kv_heads + head) * k->head_dim;
+        size_t to = ((size_t)head * f->context + a->position + t) * k->head_dim;
+        rc = f->backend->to_f16(f->backend, f->k + from, k->head_dim, a->keys + to);
+        rc = rc ? rc : f->backend->to_f16(f->backend, f->v + from, k->head_dim, a->values + to);
     }
-    softmax(scores, last - first + 1);
-    memset(out, 0, dim * sizeof *out);
-    for (uint32_t p = first; p <= last; p++) {
-        const float *value = a->values + (size_t)p * row + kv;
-        for (uint32_t i = 0; i < dim; i++)
-            out[i] += scores[p - first] * value[i];
+    return rc;
+}
+
+static void remember_share(void *context, unsigned i, unsigned shares)
+{
+    struct attend *a = context;
+    uint32_t heads = a->f->model->facts.kv_heads;
+    for (uint32_t h = heads * i / shares; h < heads * (i + 1) / shares; h++) {
+        int rc = remember(a, h);
+        if (rc)
+            a->rc = rc;
     }
 }
 
-static void attend_share(void *context, unsigned i, unsigned size)
+/* The heads of one token that share keys and values, over all that came before it. */
+static int attend_heads(const struct attend *a, uint32_t token, uint32_t head, float *scores)
 {
-    const struct attend *a = context;
-    uint32_t heads = a->f->model->facts.heads;
-    uint64_t all = (uint64_t)a->tokens * heads;
-    for (uint64_t at = all * i / size; at < all * (i + 1) / size; at++)
-        attend_head(a, (uint32_t)(at / heads), (uint32_t)(at % heads),
-                    a->f->scores + (size_t)i * a->f->context);
+    struct forward *f = a->f;
+    const struct facts *k = &f->model->facts;
+    uint32_t dim = k->head_dim, heads = k->heads / k->kv_heads, last = a->position + token;
+    uint32_t first = a->layer->window && last >= k->window ? last - k->window + 1 : 0;
+    size_t cache = (size_t)head * f->context * dim;
+    size_t at = ((size_t)token * k->heads + (size_t)head * heads) * dim;
+    return f->backend->attend(f->backend, f->q + at, heads, a->keys + cache, a->values + cache, dim,
+                              first, last, dim, k->query_scale, scores, f->mixed + at);
+}
+
+static void attend_share(void *context, unsigned i, unsigned shares)
+{
+    struct attend *a = context;
+    const struct facts *k = &a->f->model->facts;
+    float *scores = a->f->scores + (size_t)i * (k->heads / k->kv_heads) * a->f->context;
+    uint64_t all = (uint64_t)a->tokens * k->kv_heads;
+    for (uint64_t at = all * i / shares; at < all * (i + 1) / shares; at++) {
+        int rc =
+            attend_heads(a, (uint32_t)(at / k->kv_heads), (uint32_t)(at % k->kv_heads), scores);
+        if (rc)
+            a->rc = rc;
+    }
 }
 
 static int attention(struct forward *f, uint32_t number, uint32_t position, uint32_t tokens,
@@ -273,8 +300,8 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
     const struct facts *k = &f->model->facts;
     const struct layer *l = &f->model->layers[number];
     uint32_t row = k->kv_heads * k->head_dim;
-    float *keys = f->keys + ((size_t)number * f->context) * row;
-    float *values = f->values + ((size_t)number * f->context) * row;
+    size_t cache = (size_t)number * f->context * row;
+    struct attend attend = {f, l, f->keys + cache, f->values + cache, position, tokens, 0};
     norm_all(f->x, l->attn_norm, k->width, tokens, k->eps, f->normed);
     int rc = multiply(f, (const struct weight *[]){l->q, l->k, l->v}, 3, f->normed, tokens,
                       (float *[]){f->q, f->k, f->v}, err);
@@ -287,9 +314,10 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
     norm_heads(f->k, l->k_norm, k, k->kv_heads, tokens);
     rotate(f, f->q, k->heads, tokens, l->window);
     rotate(f, f->k, k->kv_heads, tokens, l->window);
-    memcpy(keys + (size_t)position * row, f->k, (size_t)tokens * row * sizeof *keys);
-    memcpy(values + (size_t)position * row, f->v, (size_t)tokens * row * sizeof *values);
-    team_run(f->team, attend_share, &(struct attend){f, l, keys, values, position, tokens});
+    team_run(f->team, remember_share, &attend);
+    team_run(f->team, attend_share, &attend);
+    if (attend.rc)
+        return error_set(err, attend.rc, "attention failed: %s", strerror(-attend.rc));
     rc = multiply_one(f, l->o, f->mixed, tokens, f->out, err);
     if (!rc)
         add_bias(f->out, l->o_bias, k->width, tokens);
@@ -457,17 +485,29 @@ static bool floats(struct forward *f, float **out, size_t a, size_t b)
     return *out != NULL;
 }
 
+/* Keys or values of all layers. */
+static bool cache(struct forward *f, uint16_t **out)
+{
+    const struct facts *k = &f->model->facts;
+    size_t n = (size_t)k->layers * k->kv_heads * k->head_dim, size; /* each below 2^21 */
+    void *memory;
+    if (__builtin_mul_overflow(n, f->context * sizeof **out, &size) ||
+        f->backend->alloc(f->backend, size, &memory))
+        return false;
+    *out = memory;
+    f->bytes += size;
+    return true;
+}
+
 static bool allocate(struct forward *f)
 {
     const struct facts *k = &f->model->facts;
     size_t n = f->batch, row = (size_t)k->kv_heads * k->head_dim, half = k->rope_dim / 2;
-    bool ok = floats(f, &f->keys, (size_t)k->layers * f->context, row) &&
-              floats(f, &f->values, (size_t)k->layers * f->context, row) &&
-              floats(f, &f->x, n, k->width) && floats(f, &f->normed, n, k->width) &&
+    bool ok = cache(f, &f->keys) && cache(f, &f->values) && floats(f, &f->x, n, k->width) && floats(f, &f->normed, n, k->width) &&
               floats(f, &f->q, n, (size_t)k->heads * k->head_dim) && floats(f, &f->k, n, row) &&
               floats(f, &f->v, n, row) && floats(f, &f->mixed, n, (size_t)k->heads * k->head_dim) &&
               floats(f, &f->gate, n, k->ffn) && floats(f, &f->up, n, k->ffn) &&
-              floats(f, &f->out, n, k->width) && floats(f, &f->scores, team_size(f->team), f->context);
+              floats(f, &f->out, n, k->width) && floats(f, &f->scores, (size_t)team_shares(f->team) * (k->heads / k->kv_heads), f->context);
     ok = ok && (f->row = malloc(f->model->embedding.row_size));
     for (int i = 0; i < 2; i++)
         ok = ok && floats(f, &f->cosines[i], n, half) && floats(f, &f->sines[i], n, half) &&
@@ -512,9 +552,7 @@ void forward_free(struct forward *f)
 {
     if (!f)
         return;
-    float *const all[] = {f->keys,
-                          f->values,
-                          f->x,
+    float *const all[] = {f->x,
                           f->normed,
                           f->q,
                           f->k,
@@ -537,6 +575,8 @@ void forward_free(struct forward *f)
         free(all[i]);
     free(f->expert_tokens);
     free(f->row);
+    f->backend->free(f->backend, f->keys);
+    f->backend->free(f->backend, f->values);
     for (int i = 0; i < 3; i++)
         if (f->inputs[i].activations)
             f->backend->activations_free(f->backend, f->inputs[i].activations);

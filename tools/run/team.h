@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Threads that do one thing together, thousands of times a second: the caller and the others each
- * do a share, and the call returns when all have. Between calls they spin for a moment, then sleep.
+ * Threads that do one thing together, thousands of times a second: work is cut into a few shares
+ * for each thread, and whoever is free takes the next, the caller among them. So a thread that the
+ * machine has no time for holds nobody up. Between calls they spin for a moment, then sleep.
  */
 #ifndef TOOLS_RUN_TEAM_H
 #define TOOLS_RUN_TEAM_H
@@ -14,8 +15,12 @@ void team_free(struct team *t);
 
 unsigned team_size(const struct team *t);
 
-/* Calls share(context, i, size) for every i below the team's size, each in a thread of its own. */
-void team_run(struct team *t, void (*share)(void *context, unsigned i, unsigned size),
+/* Into how many shares work is cut. */
+unsigned team_shares(const struct team *t);
+
+/* Calls share(context, i, team_shares) for every i below team_shares, and returns when all of them
+ * have returned. */
+void team_run(struct team *t, void (*share)(void *context, unsigned i, unsigned shares),
               void *context);
 
 #endif
