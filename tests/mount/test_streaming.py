@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""Models larger than the memory they may take: the same bits, whatever comes from where."""
+
+import ctypes
+import json
+import os
+import subprocess
+
+import architectures
+import models
+import pytest
+
+from conftest import DATA, QUANTFS, run, wait_until
+
+RUN = QUANTFS.parent / "quantfs-run"
+TEXT = DATA / "kjv-eval.txt"
+IO_URING_SETUP = 425
+MIB = 1 << 20
+
+
+def has_uring():
+    params = ctypes.create_string_buffer(120)
+    fd = ctypes.CDLL(None, use_errno=True).syscall(IO_URING_SETUP, 1, params)
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
+
+
+def told(command, file, *args):
+    args = {"generate": ("-p", "In the beginning", "-n", 12, "--temp", 0),
+            "perplexity": ("-f", TEXT, "--chunks", 2)}[command] + args
+    done = subprocess.run([RUN, command, "--json", "-c", "64", *map(str, args), file],
+                          capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def fails(file, *args):
+    done = subprocess.run([RUN, "generate", "-p", "a", "-c", "64", *map(str, args), file],
+                          capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2 and not done.stdout
+    return done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """71 MB of weights that follow from nothing, as Q8_0 and with Q6_K at the end."""
+    folder = tmp_path_factory.mktemp("streaming")
+    models.make(folder / "m", hidden=1024, layers=4, ffn=4096)
+    run("convert", folder / "m", "-t", "Q8_0", "-o", folder / "m.gguf")
+    assert (folder / "m.gguf").stat().st_size % 4096  # its end is not a sector's
+    return folder / "m.gguf"
+
+
+@pytest.fixture(scope="module")
+def resident(file):
+    """What comes out where everything fits."""
+    out = {command: told(command, file) for command in ("generate", "perplexity")}
+    for report in out.values():
+        assert report["resident_bytes"] == report["weights_bytes"] > 60 * MIB
+        assert report["streamed_bytes"] == 0 and report["io"] == "none"
+    return out
+
+
+@pytest.mark.parametrize("args", [
+    ("--ram", "60M"), ("--ram", "60M", "--ring", "3M"), ("--ram", "45M", "--io", "pread"),
+    ("--ram", "30M", "--ring", "600K"), ("--ram", "70M", "--ring", "20M", "--threads", "1"),
+    ("--ram", "60M", "--ring", "5M", "--threads", "3", "--io", "pread")])
+def test_streamed_is_resident_to_the_bit(file, resident, args):
+    text = told("generate", file, *args)
+    assert text["tokens"] == resident["generate"]["tokens"]
+    score = told("perplexity", file, *args)
+    assert score["perplexity"] == resident["perplexity"]["perplexity"]
+    for report in (text, score):
+        missing = report["weights_bytes"] - report["resident_bytes"]
+        assert missing > 0 and report["streamed_bytes_least"] == missing
+        assert report["streamed_bytes"] == report["passes"] * missing
+        assert report["streamed_bytes"] == report["from_file_bytes"]
+        assert report["io"] == ("pread" if "pread" in args or not has_uring() else "uring")
+        assert report["direct"]
+    assert text["passes"] == 12
+
+
+def test_budget_is_kept(file):
+    """The high-water mark of the process, which has libraries and a vocabulary, too."""
+    budget = 50
+    child = subprocess.Popen([RUN, "bench", "-p", "64", "-n", "16", "--ram", f"{budget}M", "--json",
+                              file], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    report = json.loads(child.stdout.read())
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0 and report["streamed_bytes_least"] > 0
+    assert report["resident_bytes"] + report["ring_bytes"] > (budget - 20) * MIB
+    assert usage.ru_maxrss < (budget + 4) * 1024
+
+
+def test_experts_that_were_not_chosen_are_not_read(tmp_path):
+    path = tmp_path / "model.gguf"
+    folder = architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1")
+    run("convert", folder, "-t", "F32", "-o", path)
+    args = ("generate", path)
+    whole = told(*args)
+    least = int(fails(path, "--ram", "1M").split("at least")[0].split()[-2].split(".")[0])
+    assert least >= 0
+    for ram in range(6, 40):
+        done = subprocess.run([RUN, "generate", "-p", "In the beginning", "-n", "12", "--temp", "0",
+                               "-c", "64", "--json", "--ram", f"{ram}M", path],
+                              capture_output=True, check=False)
+        if done.returncode == 0:
+            break
+    report = json.loads(done.stdout)
+    assert report["tokens"] == whole["tokens"]
+    missing = report["weights_bytes"] - report["resident_bytes"]
+    assert 0 < report["streamed_bytes_least"] < missing
+
+
+def test_a_file_that_changes_is_an_error(file, tmp_path):
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(file.read_bytes())
+    child = subprocess.Popen([RUN, "generate", "-p", "In the beginning", "-n", "100000", "-c",
+                              "100000", "--ram", "260M", "--ring", "3M", copy],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout.read(1)
+    with open(copy, "r+b") as out:
+        out.seek(-MIB, os.SEEK_END)
+        out.write(bytes(16))
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 2 and str(copy).encode() in err and b"changed" in err
+
+
+def test_what_cannot_be_is_told(file):
+    assert "not enough" in fails(file, "--ram", "5M")
+    assert "too small" in fails(file, "--ram", "40M", "--ring", "10K")
+    assert "too large" in fails(file, "--ram", "40M", "--ring", "39M")
+
+
+def test_report(file):
+    done = subprocess.run([RUN, "generate", "-p", "In the beginning", "-n", "4", "-c", "64",
+                           "--ram", "60M", file], capture_output=True, check=True)
+    lines = [line for line in done.stderr.decode().splitlines() if line]
+    assert all(line.startswith("# ") for line in lines)
+    for word in ("resident", "read for a token", "expected:", "GB/s", "streamed:", "from the file"):
+        assert any(word in line for line in lines), word
+
+
+def test_bench(file):
+    done = subprocess.run([RUN, "bench", "-p", "32", "-n", "4", "--repeats", "1", "--json", file],
+                          capture_output=True, check=True)
+    report = json.loads(done.stdout)
+    assert report["prefill_tok_s"] > 0 and report["decode_tok_s"] > 0
+    assert report["passes"] == 1 + 1 + 4
+    done = subprocess.run([RUN, "bench", "-p", "32", "-n", "4", file], capture_output=True,
+                          check=True)
+    assert b"prefill of 32 tokens" in done.stdout and b"decode of 4 tokens" in done.stdout
