@@ -69,7 +69,7 @@ static int score_text(struct engine *e, struct token_ids *ids, uint32_t chunks, 
     int rc = logits ? 0 : error_set(err, -ENOMEM, "out of memory");
     struct progress progress;
     chunks = chunks && chunks < all ? chunks : all;
-    progress_begin(&progress, "perplexity", chunks);
+    progress_begin(&progress, "perplexity", "chunks", chunks);
     for (uint32_t c = 0; !rc && c < chunks; c++) {
         rc = score_chunk(e, ids->ids + (size_t)c * n, logits, score, err);
         if (!quiet)
