@@ -27,7 +27,8 @@ int output_open(struct output *o, const char *path, struct error *err)
 {
     char folder[PATH_MAX];
     const char *slash = strrchr(path, '/');
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + 1) : 1,
+             slash ? path : ".");
     *o = (struct output){.path = path};
     o->fd = open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
     if (o->fd >= 0)
@@ -69,8 +70,8 @@ static int name_it(struct output *o, struct error *err)
 static int publish(struct output *o, bool replace, struct error *err)
 {
     int rc = *o->temporary ? 0 : name_it(o, err);
-    if (rc || renameat2(AT_FDCWD, o->temporary, AT_FDCWD, o->path,
-                        replace ? 0 : RENAME_NOREPLACE) == 0)
+    if (rc ||
+        renameat2(AT_FDCWD, o->temporary, AT_FDCWD, o->path, replace ? 0 : RENAME_NOREPLACE) == 0)
         return rc;
     if ((errno == EINVAL || errno == ENOSYS) && rename(o->temporary, o->path) == 0)
         return 0;
