@@ -78,14 +78,17 @@ const char *text_duration(double seconds, char *out);
 
 /* A line about a long job, redrawn on a terminal and left out elsewhere. */
 struct progress {
-    const char *what;
+    const char *what, *unit; /* unit: of what is counted, in the plural; NULL: bytes */
     uint64_t done, total;
     double started, shown; /* seconds; started: set by progress_begin */
     bool terminal;
 };
 
-void progress_begin(struct progress *p, const char *what, uint64_t total);
+void progress_begin(struct progress *p, const char *what, const char *unit, uint64_t total);
 void progress_add(struct progress *p, uint64_t n);
+
+/* Takes the line away. */
+void progress_clear(struct progress *p);
 
 /* Ends the line; returns the seconds it took. */
 double progress_end(struct progress *p);

@@ -3,11 +3,10 @@
 #include "fs/gguf_file.h"
 #include "fs/service.h"
 #include "tools/command.h"
+#include "tools/output.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,35 +44,20 @@ static int open_image(struct service *s, const struct request *request, struct i
     return rc;
 }
 
-static int write_all(int fd, const uint8_t *data, size_t n)
-{
-    while (n) {
-        ssize_t put = write(fd, data, n);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return -errno;
-        data += put;
-        n -= (size_t)put;
-    }
-    return 0;
-}
-
-static int copy_image(struct service *s, const struct image *image, int fd, struct error *err)
+static int copy_image(struct service *s, const struct image *image, struct output *out,
+                      struct error *err)
 {
     struct stream stream;
     struct progress progress;
     uint8_t *buf = malloc(STEP);
     int rc = buf ? 0 : error_set(err, -ENOMEM, "out of memory");
     stream_init(&stream, 0);
-    progress_begin(&progress, "converting", image->size);
+    progress_begin(&progress, "converting", NULL, image->size);
     for (uint64_t at = 0; !rc && at < image->size;) {
         size_t n;
         image_prefetch(image, s->tree.tiles, &stream, at, STEP);
         rc = image_read(image, s->tree.tiles, at, STEP, false, buf, &n, err);
-        int failed = rc ? 0 : write_all(fd, buf, n);
-        if (failed)
-            rc = error_set(err, failed, "writing: %s", strerror(-failed));
+        rc = rc ? rc : output_write(out, buf, n, err);
         at += rc ? 0 : n;
         progress_add(&progress, rc ? 0 : n);
     }
@@ -84,90 +68,17 @@ static int copy_image(struct service *s, const struct image *image, int fd, stru
     return rc;
 }
 
-/* The output while it is written: a file without a name where the file system can do that, so that
- * nothing is left whatever ends the program; else one with a temporary name beside it. */
-struct output {
-    int fd;
-    char temporary[PATH_MAX]; /* "": no name yet */
-};
-
-static int name_output(struct output *o)
-{
-    char self[32];
-    snprintf(self, sizeof self, "/proc/self/fd/%d", o->fd);
-    return linkat(AT_FDCWD, self, AT_FDCWD, o->temporary, AT_SYMLINK_FOLLOW);
-}
-
-/* A name that nothing has, beside the output. */
-static int temporary_name(const char *path, char *out, struct error *err)
-{
-    int n = snprintf(out, PATH_MAX, "%s.%ld.tmp", path, (long)getpid());
-    return n > 0 && n < PATH_MAX ? 0
-                                 : error_set(err, -ENAMETOOLONG, "%s: the name is too long", path);
-}
-
-static int open_output(const char *path, struct output *o, struct error *err)
-{
-    char folder[PATH_MAX];
-    const char *slash = strrchr(path, '/');
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
-    o->temporary[0] = '\0';
-    o->fd = open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
-    if (o->fd >= 0)
-        return 0;
-    int rc = temporary_name(path, o->temporary, err);
-    if (rc)
-        return rc;
-    o->fd = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    return o->fd >= 0 ? 0 : error_set(err, -errno, "%s: %s", path, strerror(errno));
-}
-
-/* Gives the file its name; one that has come into being meanwhile is not replaced, where the file
- * system can tell. */
-static int publish(struct output *o, const struct request *request, struct error *err)
-{
-    if (!*o->temporary) {
-        int rc = temporary_name(request->output, o->temporary, err);
-        if (rc)
-            return rc;
-        if (name_output(o)) {
-            o->temporary[0] = '\0';
-            return error_set(err, -errno, "%s: %s", request->output, strerror(errno));
-        }
-    }
-    if (renameat2(AT_FDCWD, o->temporary, AT_FDCWD, request->output,
-                  request->force ? 0 : RENAME_NOREPLACE) == 0)
-        return 0;
-    if ((errno == EINVAL || errno == ENOSYS) && rename(o->temporary, request->output) == 0)
-        return 0;
-    return error_set(err, -errno, "%s: %s", request->output, strerror(errno));
-}
-
-/* There is never half a file. */
-static int write_output(struct service *s, const struct request *request, const struct image *image,
-                        struct error *err)
-{
-    struct output o;
-    int rc = open_output(request->output, &o, err);
-    if (rc)
-        return rc;
-    rc = copy_image(s, image, o.fd, err);
-    rc = rc ? rc : publish(&o, request, err);
-    if (close(o.fd) && !rc)
-        rc = error_set(err, -errno, "%s: %s", request->output, strerror(errno));
-    if (rc && *o.temporary)
-        unlink(o.temporary);
-    return rc;
-}
-
 static int convert(const struct request *request, struct options *options, struct error *err)
 {
     struct service s;
     struct image *image = NULL;
+    struct output out;
     int rc = service_open(&s, request->source, options, err);
     rc = rc ? rc : service_start(&s, NULL, err);
     rc = rc ? rc : open_image(&s, request, &image, err);
-    rc = rc ? rc : write_output(&s, request, image, err);
+    rc = rc ? rc : output_open(&out, request->output, err);
+    if (!rc)
+        rc = output_close(&out, copy_image(&s, image, &out, err), request->force, err);
     image_unref(image);
     service_close(&s);
     return rc;

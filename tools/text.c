@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/command.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,23 +50,37 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-void progress_begin(struct progress *p, const char *what, uint64_t total)
+void progress_begin(struct progress *p, const char *what, const char *unit, uint64_t total)
 {
-    *p = (struct progress){
-        .what = what, .total = total, .started = now(), .terminal = isatty(STDERR_FILENO) == 1};
+    *p = (struct progress){.what = what,
+                           .unit = unit,
+                           .total = total,
+                           .started = now(),
+                           .terminal = isatty(STDERR_FILENO) == 1};
+}
+
+/* "1.3 GiB  20.0 MiB/s", or "12 of 40 chunks"; out: 80 bytes. */
+static const char *amount(const struct progress *p, double speed, char *out)
+{
+    char done[16], rate[16];
+    if (p->unit)
+        snprintf(out, 80, "%" PRIu64 " of %" PRIu64 " %s", p->done, p->total, p->unit);
+    else
+        snprintf(out, 80, "%s  %s/s", text_bytes(p->done, done), text_bytes((uint64_t)speed, rate));
+    return out;
 }
 
 static void show(struct progress *p, double at)
 {
     enum { WIDTH = 24 };
-    char bar[WIDTH + 1], done[16], rate[16], left[16];
+    char bar[WIDTH + 1], much[80], left[16];
     double share = p->total ? (double)p->done / (double)p->total : 1;
     double speed = (double)p->done / (at - p->started + 1e-9);
     for (int i = 0; i < WIDTH; i++)
         bar[i] = (i + 1) <= share * WIDTH ? '=' : ' ';
     bar[WIDTH] = '\0';
-    fprintf(stderr, "\r%s [%s] %3.0f %%  %s  %s/s  %s left   ", p->what, bar, 100 * share,
-            text_bytes(p->done, done), text_bytes((uint64_t)speed, rate),
+    fprintf(stderr, "\r%s [%s] %3.0f %%  %s  %s left   ", p->what, bar, 100 * share,
+            amount(p, speed, much),
             text_duration(speed > 0 ? (double)(p->total - p->done) / speed : 0, left));
     fflush(stderr);
     p->shown = at;
@@ -77,6 +92,12 @@ void progress_add(struct progress *p, uint64_t n)
     double at = now();
     if (p->terminal && at - p->shown > 0.1)
         show(p, at);
+}
+
+void progress_clear(struct progress *p)
+{
+    if (p->shown > 0)
+        fputs("\r\033[K", stderr);
 }
 
 double progress_end(struct progress *p)

@@ -80,7 +80,7 @@ int run_warm(const struct command *self, int argc, char **argv)
     if (!w.buf)
         return command_fail("out of memory");
     w.failures = each_file(argv + 1, add_size, &total);
-    progress_begin(&w.progress, "warming", total);
+    progress_begin(&w.progress, "warming", NULL, total);
     if (!w.failures)
         w.failures = each_file(argv + 1, read_through, &w);
     double seconds = progress_end(&w.progress);

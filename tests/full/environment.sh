@@ -4,7 +4,7 @@
 # converter, and says where all that is:
 #
 #   QUANTFS_LLAMA_TREE    llama.cpp's sources, with convert_hf_to_gguf.py
-#   QUANTFS_LLAMA_BIN     the folder with llama-quantize
+#   QUANTFS_LLAMA_BIN     the folder with llama-quantize and its like
 #   QUANTFS_FULL_PYTHON   a Python with torch and the transformers that the converter pins
 
 full_folder=$PWD/build-check/full
@@ -28,10 +28,15 @@ if [ ! -d "$QUANTFS_LLAMA_TREE" ]; then
         --no-binary :all: -d "$full_folder" "llama-cpp-python==$full_version"
     tar -xf "$full_folder/llama_cpp_python-$full_version.tar.gz" -C "$full_folder"
 fi
-if [ ! -x "$QUANTFS_LLAMA_BIN/llama-quantize" ]; then
+full_tools="llama-quantize llama-completion llama-perplexity llama-bench"
+for full_tool in $full_tools; do
+    [ -x "$QUANTFS_LLAMA_BIN/$full_tool" ] || full_missing=$full_tool
+done
+if [ -n "${full_missing-}" ]; then
     echo "check: building llama.cpp's tools"
     cmake -G Ninja -S "$QUANTFS_LLAMA_TREE" -B "$full_folder/llama" -DCMAKE_BUILD_TYPE=Release \
         -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF \
         -DLLAMA_OPENSSL=OFF > "$full_folder/cmake.log"
-    ninja -C "$full_folder/llama" llama-quantize llama-completion > "$full_folder/ninja.log"
+    # shellcheck disable=SC2086  # a list of targets
+    ninja -C "$full_folder/llama" $full_tools > "$full_folder/ninja.log"
 fi

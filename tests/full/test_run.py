@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""quantfs-run beside llama.cpp: perplexity of every recipe, and the text of other architectures."""
+"""quantfs-run beside llama.cpp: perplexity of every recipe, divergence from a base that either has
+saved, and the text of other architectures."""
 
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import architectures
@@ -15,16 +17,60 @@ RUN = QUANTFS.parent / "quantfs-run"
 ORACLE = json.loads((DATA / "perplexity.json").read_text())
 CASES = [(model, recipe) for model, oracle in ORACLE.items() for recipe in oracle["perplexity"]]
 PROMPT = "In the beginning the river"
+TEXT = DATA / "kjv-eval.txt"
 
 
 @pytest.mark.parametrize("model, recipe", CASES)
 def test_perplexity_of_recipe(model, recipe, tmp_path):
     oracle, file = ORACLE[model], tmp_path / "model.gguf"
     run("convert", DATA / model, "-t", recipe, "-o", file)
-    done = subprocess.run([RUN, "perplexity", "-f", DATA / "kjv-eval.txt", "-c",
+    done = subprocess.run([RUN, "perplexity", "-f", TEXT, "-c",
                            str(oracle["context"]), "--json", file], capture_output=True, check=True)
     told = json.loads(done.stdout)["perplexity"]
     assert told == pytest.approx(oracle["perplexity"][recipe], rel=0.002)
+
+
+def llama_perplexity(*args):
+    done = subprocess.run(
+        [pathlib.Path(os.environ["QUANTFS_LLAMA_BIN"]) / "llama-perplexity", *map(str, args),
+         "-t", "2"], capture_output=True, stdin=subprocess.DEVNULL, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def divergence(base, file, *args):
+    done = subprocess.run([RUN, "perplexity", "--kl-divergence", base, "--json", *args, file],
+                          capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("model", ORACLE)
+def test_base_files_go_both_ways(model, tmp_path):
+    """llama-perplexity reads our file and finds the same figures, in the last chunk's line of which
+    all is there: it may lose the end of what it wrote when it exits. We read its file."""
+    fine, coarse, ours, theirs = (tmp_path / n for n in ("fine", "coarse", "ours", "theirs"))
+    run("convert", DATA / model, "-t", "F16", "-o", fine)
+    run("convert", DATA / model, "-t", "Q3_K_M", "-o", coarse)
+    shape = ("-f", TEXT, "-c", "256", "--chunks", "12")
+    subprocess.run([RUN, "perplexity", *shape, "--save-logits", ours, fine], check=True,
+                   capture_output=True)
+    llama_perplexity("-m", fine, *shape, "--kl-divergence-base", theirs)
+    printed = llama_perplexity("-m", coarse, "-c", 256, "--kl-divergence-base", ours,
+                               "--kl-divergence")
+    number = r" +(-?[\d.]+)"
+    lines = re.findall(rf"^ +(\d+){number} ±{number}{number} ±{number}{number} ±{number}{number} ±"
+                       rf"{number} %{number} ±{number} %$", printed, re.M)
+    assert lines, printed
+    chunks, *figures = map(float, lines[-1])
+    for base in (ours, theirs):
+        told = divergence(base, coarse, "--chunks", str(int(chunks)), "-f", TEXT)
+        for key, value, error in zip(
+                ("perplexity", "ln_perplexity_ratio", "kl_divergence_mean", "delta_p_rms",
+                 "same_top_p"), figures[::2], figures[1::2], strict=True):
+            factor = 100 if key in ("delta_p_rms", "same_top_p") else 1
+            assert factor * told[key] == pytest.approx(value, rel=0.05, abs=error / 2), key
+            assert factor * told[key + "_error"] == pytest.approx(error, rel=0.25), key
+    assert ours.read_bytes()[:20 + 4 * 12 * 256] == theirs.read_bytes()[:20 + 4 * 12 * 256]
 
 
 @pytest.mark.parametrize("name", ["Llama-3.2-1B-Instruct", "Qwen3-0.6B", "Mixtral-8x7B-v0.1",

@@ -83,42 +83,36 @@ def test_streamed_is_resident_to_the_bit(file, resident, args):
 
 def test_budget_is_kept(file):
     """The high-water mark of the process, which has libraries and a vocabulary, too."""
-    budget = 50
+    budget, most = 50, 0
     child = subprocess.Popen([RUN, "bench", "-p", "64", "-n", "16", "--ram", f"{budget}M", "--json",
                               file], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    while child.poll() is None:
+        with open(f"/proc/{child.pid}/status", encoding="ascii") as status:
+            most = max([most] + [int(line.split()[1]) for line in status if "VmHWM" in line])
     report = json.loads(child.stdout.read())
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0 and report["streamed_bytes_least"] > 0
     assert report["resident_bytes"] + report["ring_bytes"] > (budget - 20) * MIB
-    assert usage.ru_maxrss < (budget + 4) * 1024
+    assert (budget - 20) * 1024 < most < (budget + 4) * 1024
 
 
 def test_experts_that_were_not_chosen_are_not_read(tmp_path):
-    path = tmp_path / "model.gguf"
-    folder = architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1")
-    run("convert", folder, "-t", "F32", "-o", path)
-    args = ("generate", path)
-    whole = told(*args)
-    least = int(fails(path, "--ram", "1M").split("at least")[0].split()[-2].split(".")[0])
-    assert least >= 0
-    for ram in range(6, 40):
-        done = subprocess.run([RUN, "generate", "-p", "In the beginning", "-n", "12", "--temp", "0",
-                               "-c", "64", "--json", "--ram", f"{ram}M", path],
-                              capture_output=True, check=False)
-        if done.returncode == 0:
-            break
-    report = json.loads(done.stdout)
-    assert report["tokens"] == whole["tokens"]
-    missing = report["weights_bytes"] - report["resident_bytes"]
-    assert 0 < report["streamed_bytes_least"] < missing
+    file = tmp_path / "model.gguf"
+    run("convert", architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1"), "-t", "F32", "-o", file)
+    whole = told("generate", file)
+    # "... take 11.2 MiB, and the weights need 1.5 MiB at least"
+    words = fails(file, "--ram", "1M").split()
+    taken, least = (float(words[words.index(after) + 1]) for after in ("take", "need"))
+    streamed = told("generate", file, "--ram", f"{int((taken + least + 0.5) * 1024)}K")
+    assert streamed["tokens"] == whole["tokens"]
+    missing = streamed["weights_bytes"] - streamed["resident_bytes"]
+    assert 0 < streamed["streamed_bytes_least"] < missing
 
 
 def test_a_file_that_changes_is_an_error(file, tmp_path):
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(file.read_bytes())
-    child = subprocess.Popen([RUN, "generate", "-p", "In the beginning", "-n", "100000", "-c",
-                              "100000", "--ram", "260M", "--ring", "3M", copy],
+    child = subprocess.Popen([RUN, "generate", "-p", "In the beginning", "-n", "2000", "-c", "2000",
+                              "--ram", "90M", "--ring", "3M", copy],
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout.read(1)
     with open(copy, "r+b") as out:

@@ -21,9 +21,16 @@ static const struct command commands[] = {
     {"perplexity", "-f TEXT FILE.gguf", "show how well a model predicts a text",
      "  -f, --file TEXT      the text, at least two contexts long\n"
      "  -c, --context N      tokens in a chunk (512)\n"
-     "      --chunks N       only the first of them\n" RUN_OPTIONS_HELP "\n"
-     "The figure is llama.cpp's: the text is cut into chunks, and of each the second half is what\n"
-     "is predicted.\n\n"
+     "      --chunks N       only the first of them\n"
+     "      --save-logits BASE\n"
+     "                       save what the model expects, for comparisons\n"
+     "      --kl-divergence BASE\n"
+     "                       compare with what was saved; BASE has the text and the context\n"
+     RUN_OPTIONS_HELP "\n"
+     "The figures are llama.cpp's: the text is cut into chunks, and of each the second half is what\n"
+     "is predicted. BASE is a file as llama-perplexity --kl-divergence-base reads and writes it. It\n"
+     "takes two bytes for each token of the vocabulary and each one predicted, and is complete or not\n"
+     "there. With -f as well, the text must be the one that was saved.\n\n"
      "Example: quantfs-run perplexity -f kjv-eval.txt mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n", run_perplexity},
     {"bench",      "FILE.gguf",         "show how fast a model runs",
      "  -p, --prompt N       tokens of a prompt, taken in at once (512); 0: none\n"

@@ -214,7 +214,7 @@ static int load_resident(struct weights *w, struct error *err)
     if (rc)
         return error_set(err, rc, "no memory for %" PRIu64 " bytes of weights", size);
     struct progress progress;
-    progress_begin(&progress, "loading", w->resident_bytes);
+    progress_begin(&progress, "loading", NULL, w->resident_bytes);
     for (size_t i = 0; !rc && i < w->count; i++) {
         struct weight *m = w->order[i];
         uint64_t bytes = m->resident_rows * m->row_size;
