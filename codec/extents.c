@@ -74,7 +74,7 @@ static bool take_hex(struct reader *r, uint64_t *out)
     return true;
 }
 
-static bool take_all(const struct reader *r) { return r->pos == r->end; }
+static bool take_end(const struct reader *r) { return r->pos == r->end; }
 
 /* Whether [start, start + length) ends by `end`. */
 static bool within(uint64_t start, uint64_t length, uint64_t end)
@@ -108,8 +108,8 @@ static int parse_object(struct parser *p, struct extents *out)
     size_t n = reader_left(line);
     if (!separate || !n || *line->pos != '/' || memchr(line->pos, '\0', n))
         return wrong(p, "has an object without an absolute path");
-    char **objects = make_room(out->objects, out->object_count, &p->object_capacity,
-                               sizeof *objects);
+    char **objects =
+        make_room(out->objects, out->object_count, &p->object_capacity, sizeof *objects);
     if (!objects)
         return out_of_memory(p);
     out->objects = objects;
@@ -130,7 +130,7 @@ static int parse_place(struct parser *p, const struct extents *out, struct exten
     if (!take(line, " ") || !take_number(line, &e->at) || !within(e->at, e->length, INT64_MAX))
         return wrong(p, "has a tile without its place in the object");
     if (!take(line, " ") || !take_hex(line, &e->checksum) || !take(line, " ") ||
-        !take_hex(line, &e->seed) || !take_all(line))
+        !take_hex(line, &e->seed) || !take_end(line))
         return wrong(p, "has a tile without its checksum and seed");
     return 0;
 }
@@ -146,7 +146,7 @@ static int parse_tile(struct parser *p, struct extents *out)
     if (!e.length || !within(e.offset, e.length, out->size) ||
         (last && e.offset < last->offset + last->length))
         return wrong(p, "has a tile that is out of order or not in the file");
-    bool nowhere = take(line, "-") && take_all(line);
+    bool nowhere = take(line, "-") && take_end(line);
     int rc = nowhere ? 0 : parse_place(p, out, &e);
     if (rc)
         return rc;
@@ -161,14 +161,14 @@ static int parse_tile(struct parser *p, struct extents *out)
 static int parse(struct parser *p, struct extents *out)
 {
     struct reader *line = &p->line;
-    if (!next_line(p) || !take(line, "quantfs extents 1") || !take_all(line))
+    if (!next_line(p) || !take(line, "quantfs extents 1") || !take_end(line))
         return wrong(p, "is not \"quantfs extents 1\": no list of extents, or another version");
     if (!next_line(p) || !take(line, "size ") || !take_number(line, &out->size) ||
-        !take_all(line) || out->size > INT64_MAX)
+        !take_end(line) || out->size > INT64_MAX)
         return wrong(p, "is not the size of a file");
     int rc = 0;
     while (!rc && reader_left(&p->rest))
-        rc = !next_line(p)          ? wrong(p, "is cut off")
+        rc = !next_line(p)           ? wrong(p, "is cut off")
              : take(line, "object ") ? parse_object(p, out)
              : take(line, "tile ")   ? parse_tile(p, out)
                                      : wrong(p, "is neither an object nor a tile");
