@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-""".quantfs/extents/, read by the letter of fs/EXTENTS.md: what it says of a file is true for as long
-as the text is open, and every file of the mount has one."""
+""".quantfs/extents/, read by the letter of fs/EXTENTS.md: what it says of a file is true for as
+long as the text is open, and every file of the mount has one."""
 
 import errno
 import os
@@ -104,7 +104,7 @@ def read_some(path, offset, size):
 
 
 def settle(mnt, path):
-    """Reads a file, and waits until all its tiles lie raw but those of vectors, each a single one."""
+    """Reads a file, and waits until all its tiles lie raw but those of vectors, each of one tile."""
     data = (mnt / path).read_bytes()
     vectors = sum(not packed for *_, packed in tensors(mnt / path)) if path.endswith("gguf") else 0
 
