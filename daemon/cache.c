@@ -40,6 +40,7 @@ struct cache_object {
     _Atomic uint8_t *have;        /* growing: a bit per tile known to be there */
     _Atomic uint64_t present;     /* growing: bits set in have */
     _Atomic bool seal_claimed;
+    _Atomic unsigned holds;       /* readers who rely on where the tiles lie */
     _Atomic int64_t touched;      /* seconds, monotonic */
 };
 
@@ -108,15 +109,20 @@ bool header_read(const uint8_t in[HEADER_SIZE], uint8_t key[KEY_SIZE], struct ob
            s->tile_count <= UINT64_MAX / 2 / TILE_MAX;
 }
 
-static uint64_t tile_checksum(const uint8_t key[KEY_SIZE], uint64_t tile, struct object_entry e,
-                              const uint8_t *data)
+static uint64_t tile_seed(const uint8_t key[KEY_SIZE], uint64_t tile, struct object_entry e)
 {
     uint8_t seed[48];
     memcpy(seed, key, KEY_SIZE);
     memcpy(seed + 32, &tile, 8);
     memcpy(seed + 40, &e.length, 4);
     memcpy(seed + 44, &e.flags, 4);
-    return XXH3_64bits_withSeed(data, e.length, XXH64(seed, sizeof seed, 0));
+    return XXH64(seed, sizeof seed, 0);
+}
+
+static uint64_t tile_checksum(const uint8_t key[KEY_SIZE], uint64_t tile, struct object_entry e,
+                              const uint8_t *data)
+{
+    return XXH3_64bits_withSeed(data, e.length, tile_seed(key, tile, e));
 }
 
 struct object_entry entry_read(const uint8_t in[ENTRY_SIZE])
@@ -646,12 +652,59 @@ void cache_store(struct cache *c, struct cache_object *o, uint64_t tile, const u
     }
 }
 
+/* ---- for who reads past us ---- */
+
+bool cache_hold(struct cache *c, struct cache_object *o)
+{
+    pthread_mutex_lock(&c->lock);
+    bool room = c->hold_count < c->holds_max;
+    if (room) {
+        c->hold_count++;
+        o->holds++;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return room;
+}
+
+void cache_release(struct cache *c, struct cache_object *o)
+{
+    pthread_mutex_lock(&c->lock);
+    c->hold_count--;
+    o->holds--;
+    pthread_mutex_unlock(&c->lock);
+}
+
+struct cache_place *cache_places(struct cache_object *o)
+{
+    struct cache_place *places = calloc(o->shape.tile_count, sizeof *places);
+    pthread_rwlock_rdlock(&o->lock);
+    uint8_t *own = o->fd >= 0 && !o->sealed ? object_read_index(o->fd, &o->shape) : NULL;
+    const uint8_t *index = o->sealed ? o->index : own;
+    for (uint64_t i = 0; places && index && i < o->shape.tile_count; i++) {
+        struct object_entry e = entry_read(index + ENTRY_SIZE * i);
+        if (e.flags == ENTRY_PRESENT && entry_plausible(e, tile_size(&o->shape, i)))
+            places[i] = (struct cache_place){
+                .offset = o->sealed ? o->offsets[i] : slot_offset(&o->shape, i),
+                .checksum = e.checksum,
+                .seed = tile_seed(o->key, i, e),
+            };
+    }
+    pthread_rwlock_unlock(&o->lock);
+    free(own);
+    return places;
+}
+
+void cache_path(const struct cache *c, const struct cache_object *o, char *out)
+{
+    object_path(c, o->key, out);
+}
+
 /* ---- sealing ---- */
 
 bool cache_wants_seal(struct cache *c, struct cache_object *o)
 {
     /* For a while the object lies there in both forms. */
-    return c->seal && !o->sealed && o->present == o->shape.tile_count &&
+    return c->seal && !o->sealed && !o->holds && o->present == o->shape.tile_count &&
            cache_may_write(c, o->shape.size) && !atomic_exchange(&o->seal_claimed, true);
 }
 
@@ -677,8 +730,10 @@ static bool write_sealed(struct cache *c, struct cache_object *o, int fd, uint8_
            write_at(fd, header, sizeof header, 0);
 }
 
-void cache_seal(struct cache *c, struct cache_object *o)
+/* Returns false, and leaves all as it is, where somebody has come to hold the object. */
+static bool seal(struct cache *c, struct cache_object *o)
 {
+    bool held = false;
     char path[PATH_MAX], temporary[PATH_MAX + 32];
     object_path(c, o->key, path);
     snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid());
@@ -689,13 +744,16 @@ void cache_seal(struct cache *c, struct cache_object *o)
         pthread_rwlock_rdlock(&o->lock);
         int64_t before = o->fd >= 0 ? disk_usage(o->fd) : 0;
         pthread_rwlock_unlock(&o->lock);
-        bool ok = write_sealed(c, o, fd, index, tile, w) && rename(temporary, path) == 0;
+        bool ok = write_sealed(c, o, fd, index, tile, w);
+        pthread_rwlock_wrlock(&o->lock);
+        held = o->holds;
+        ok = ok && !held && rename(temporary, path) == 0;
+        if (ok)
+            open_file(c, o);
+        pthread_rwlock_unlock(&o->lock);
         if (ok) {
             cache_count(c, disk_usage(fd) - before);
             stats_add(&c->stats->objects_sealed, 1);
-            pthread_rwlock_wrlock(&o->lock);
-            open_file(c, o);
-            pthread_rwlock_unlock(&o->lock);
         } else {
             unlink(temporary);
         }
@@ -705,6 +763,13 @@ void cache_seal(struct cache *c, struct cache_object *o)
         workspace_give(c, w);
     free(tile);
     free(index);
+    return !held;
+}
+
+void cache_seal(struct cache *c, struct cache_object *o)
+{
+    if (o->holds || !seal(c, o))
+        o->seal_claimed = false;
 }
 
 /* ---- things of one piece: sealed objects that are never growing ---- */

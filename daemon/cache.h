@@ -51,6 +51,29 @@ enum cache_result cache_load(struct cache *c, struct cache_object *o, uint64_t i
 void cache_store(struct cache *c, struct cache_object *o, uint64_t index, const uint8_t *data,
                  uint32_t size);
 
+/* ---- for who reads past us ---- */
+
+/* From here to cache_release the object is neither evicted nor sealed by this daemon, so that its
+ * tiles stay where they lie; the caller keeps its handle. False where too many are held already,
+ * each of which takes a descriptor. */
+bool cache_hold(struct cache *c, struct cache_object *o);
+void cache_release(struct cache *c, struct cache_object *o);
+
+/* Where a tile lies raw in the object's file, and what proves its bytes: XXH3 (64 bits) with that
+ * seed. offset 0: it is not there, or compressed. */
+struct cache_place {
+    uint64_t offset, checksum, seed;
+};
+
+/* The places of all tiles of the encoding, read from the index alone; free() them. NULL when memory
+ * is out. */
+struct cache_place *cache_places(struct cache_object *o);
+
+/* The object's file, in out (PATH_MAX bytes). */
+void cache_path(const struct cache *c, const struct cache_object *o, char *out);
+
+/* ---- things that are no encodings ---- */
+
 /* Things of one piece, under a key of their own: whoever loads one learns its size. data is to be
  * freed. False where there is none, or none of at most `max` bytes that can be proven. */
 bool cache_load_whole(struct cache *c, const uint8_t key[KEY_SIZE], size_t max, uint8_t **data,
@@ -60,7 +83,7 @@ void cache_store_whole(struct cache *c, const uint8_t key[KEY_SIZE], const uint8
                        size_t size);
 
 /* Whether the object is complete and should be rewritten compact; true once, then the caller
- * calls cache_seal when there is time. */
+ * calls cache_seal when there is time. An object that is held is not sealed, but wants it again. */
 bool cache_wants_seal(struct cache *c, struct cache_object *o);
 void cache_seal(struct cache *c, struct cache_object *o);
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -390,6 +391,13 @@ static int open_folder(struct cache *c, const char *dir, struct error *err)
     return 0;
 }
 
+/* Of the descriptors that there may be, half are for source files. */
+static unsigned holds_max(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) ? 0 : (unsigned)(limit.rlim_cur / 4);
+}
+
 static int set_budget(struct cache *c, const struct cache_options *options, const char *dir,
                       struct error *err)
 {
@@ -409,6 +417,7 @@ int cache_open(const struct cache_options *options, struct cache **out, struct e
         return error_set(err, -ENOMEM, "out of memory");
     c->stats = options->stats;
     c->seal = options->seal;
+    c->holds_max = holds_max();
     int rc = open_folder(c, options->dir, err);
     rc = rc ? rc : set_budget(c, options, options->dir, err);
     if (rc) {

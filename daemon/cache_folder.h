@@ -52,7 +52,7 @@ struct cache {
     _Atomic int64_t quiet_until; /* seconds, monotonic: nothing could be evicted */
     pthread_mutex_t lock;        /* of the table of handles */
     struct cache_object *buckets[1 << 10], *newest, *oldest;
-    unsigned idle_count;
+    unsigned idle_count, hold_count, holds_max;
     pthread_mutex_t workspace_lock;
     pthread_cond_t workspace_given;
     struct workspace *workspaces;

@@ -255,6 +255,8 @@ static void run_chore(struct job *job, uint32_t part, struct scratch *scratch)
         cache_evict(chore->tiles->cache);
 }
 
+static void put_object(struct tiles *t, struct cache_object *object);
+
 static void chore_done(struct job *job, bool cancelled)
 {
     (void)cancelled;
@@ -262,7 +264,7 @@ static void chore_done(struct job *job, bool cancelled)
     struct tiles *t = chore->tiles;
     pthread_mutex_lock(&t->lock);
     if (chore->object)
-        cache_put(t->cache, chore->object);
+        put_object(t, chore->object);
     pthread_mutex_unlock(&t->lock);
     free(chore);
 }
@@ -279,6 +281,16 @@ static void submit_chore(struct tiles *t, enum job_class class, struct cache_obj
     *chore = (struct chore){.tiles = t, .object = object};
     chore->job = (struct job){.run = run_chore, .done = chore_done, .parts = 1, .class = class};
     pool_submit(t->pool, &chore->job);
+}
+
+/* Puts an object back, when it is sealed if it is to be. One that was held as its turn came may be
+ * held no longer: whoever comes last, the holder or the chore, sees to it. */
+static void put_object(struct tiles *t, struct cache_object *object)
+{
+    if (cache_wants_seal(t->cache, object))
+        submit_chore(t, JOB_IDLE, object);
+    else
+        cache_put(t->cache, object);
 }
 
 static void seal_if_complete(struct tiles *t, struct tile *tile)
@@ -542,6 +554,14 @@ bool tile_prefetch(struct tiles *t, struct encoding *e, uint64_t index, const vo
     }
     pthread_mutex_unlock(&t->lock);
     return room;
+}
+
+void tiles_release(struct tiles *t, struct cache_object *o)
+{
+    pthread_mutex_lock(&t->lock);
+    cache_release(t->cache, o);
+    put_object(t, o);
+    pthread_mutex_unlock(&t->lock);
 }
 
 void tiles_forget(struct tiles *t, const void *owner)

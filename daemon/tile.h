@@ -52,6 +52,10 @@ void tile_put(struct tiles *t, struct tile *tile, uint32_t taken);
  * used up, so that the caller stops guessing. owner: for tiles_forget. */
 bool tile_prefetch(struct tiles *t, struct encoding *e, uint64_t index, const void *owner);
 
+/* Ends a hold on an object of the cache (cache_hold) and puts it back; it is sealed when there is
+ * time, if that has been put off. */
+void tiles_release(struct tiles *t, struct cache_object *o);
+
 /* Drops the owner's guesses that nobody has begun with. */
 void tiles_forget(struct tiles *t, const void *owner);
 

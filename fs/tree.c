@@ -3,6 +3,7 @@
 
 #include "daemon/log.h"
 #include "fs/control.h"
+#include "fs/extents.h"
 #include "fs/gguf_file.h"
 #include "fs/hf_file.h"
 #include "fs/name.h"
@@ -45,14 +46,16 @@ struct node {
     enum kind kind;
     uint32_t item;
     uint32_t form;
+    bool extents; /* not the node itself, but what .quantfs/extents/ has in its place */
 };
 
-/* 24 bits of model, 6 of kind, 26 of item, 8 of form. */
+/* 24 bits of model, 1 of extents, 5 of kind, 26 of item, 8 of form. */
 static uint64_t pack(struct node n)
 {
-    return n.kind == ROOT ? TREE_ROOT
-                          : (uint64_t)n.model << 40 | (uint64_t)n.kind << 34 |
-                                (uint64_t)n.item << 8 | n.form;
+    return n.kind == ROOT && !n.extents
+               ? TREE_ROOT
+               : (uint64_t)n.model << 40 | (uint64_t)n.extents << 39 | (uint64_t)n.kind << 34 |
+                     (uint64_t)n.item << 8 | n.form;
 }
 
 static struct node unpack(uint64_t id)
@@ -61,7 +64,8 @@ static struct node unpack(uint64_t id)
         return (struct node){.kind = ROOT};
     return (struct node){
         .model = (uint32_t)(id >> 40),
-        .kind = (enum kind)(id >> 34 & 63),
+        .extents = id >> 39 & 1,
+        .kind = (enum kind)(id >> 34 & 31),
         .item = (uint32_t)(id >> 8) & ITEM_MAX,
         .form = (uint32_t)id & 0xff,
     };
@@ -73,7 +77,17 @@ static bool is_folder(enum kind kind)
            kind == HF || kind == HF_FORM || kind == TENSORS || kind == TENSOR || kind == CONTROLS;
 }
 
-bool tree_is_unsized(uint64_t node) { return unpack(node).kind == CONTROL; }
+/* Whether it is in .quantfs/. */
+static bool is_control(struct node n)
+{
+    return n.extents || n.kind == CONTROLS || n.kind == CONTROL;
+}
+
+bool tree_is_unsized(uint64_t node)
+{
+    struct node n = unpack(node);
+    return is_control(n) && !is_folder(n.kind);
+}
 
 bool tree_holds_models(uint64_t node)
 {
@@ -148,8 +162,8 @@ static bool exists(const struct tree *t, struct node n, const struct checkpoint 
     }
 }
 
-/* The path of a node below the mount point: for messages, and for its inode number. c: its
- * checkpoint, which a model's own node may lack. */
+/* The path of a node below the mount point, or below .quantfs/extents: for messages, and for its
+ * inode number. c: its checkpoint, which a model's own node may lack. */
 static void node_path(const struct tree *t, struct node n, const struct checkpoint *c,
                       char out[PATH_SIZE])
 {
@@ -192,9 +206,9 @@ static void node_path(const struct tree *t, struct node n, const struct checkpoi
     }
 }
 
-static uint64_t path_inode(const char *path)
+static uint64_t path_inode(const char *path, bool extents)
 {
-    uint64_t hash = XXH64(path, strlen(path), 0);
+    uint64_t hash = XXH64(path, strlen(path), extents);
     return hash > TREE_ROOT ? hash : hash + 2;
 }
 
@@ -202,10 +216,10 @@ static uint64_t path_inode(const char *path)
 static uint64_t inode_number(const struct tree *t, struct node n, const struct checkpoint *c)
 {
     char path[PATH_SIZE];
-    if (n.kind == ROOT)
+    if (n.kind == ROOT && !n.extents)
         return TREE_ROOT;
     node_path(t, n, c, path);
-    return path_inode(path);
+    return path_inode(path, n.extents);
 }
 
 /* ---- models ---- */
@@ -250,6 +264,8 @@ static int size_of(struct tree *t, struct node n, struct checkpoint *c, uint64_t
     struct error err;
     int rc = 0;
     *size = 0;
+    if (is_control(n))
+        return 0;
     if (n.kind == ORIGINAL) {
         *size = c->files[n.item].identity.size;
     } else if (n.kind == FORM) {
@@ -276,11 +292,14 @@ static int fill_stat(struct tree *t, struct node n, struct checkpoint *c, struct
     if (rc)
         return rc;
     *st = (struct stat){.st_ino = inode_number(t, n, c), .st_nlink = 1, .st_blksize = 128 << 10};
+    bool control = is_control(n);
+    if (control)
+        c = NULL; /* it is the daemon's own, whatever it tells of */
     mode_t mode = c ? c->mode : 0444;
     int64_t mtime = c ? c->mtime_ns : t->started.tv_sec * 1000000000LL;
     st->st_uid = c ? c->uid : getuid();
     st->st_gid = c ? c->gid : getgid();
-    if (n.kind == ORIGINAL || n.kind == FOLDER) {
+    if (c && (n.kind == ORIGINAL || n.kind == FOLDER)) {
         const struct checkpoint_file *f = &c->files[n.item];
         mode = f->mode;
         mtime = f->identity.mtime_ns;
@@ -290,10 +309,10 @@ static int fill_stat(struct tree *t, struct node n, struct checkpoint *c, struct
         mode = c->files[0].mode; /* as open as the checkpoint's own folder */
     }
     if (is_folder(n.kind)) {
-        st->st_mode = S_IFDIR | (c ? mode & 0555 : n.kind == CONTROLS ? 0500 : 0555);
+        st->st_mode = S_IFDIR | (c ? mode & 0555 : control ? 0500 : 0555);
         st->st_nlink = 2;
     } else {
-        st->st_mode = S_IFREG | (n.kind == CONTROL ? 0400 : mode & 0444);
+        st->st_mode = S_IFREG | (control ? 0400 : mode & 0444);
     }
     st->st_mode &= ~(mode_t)t->options->umask;
     if (t->options->uid != UINT64_MAX)
@@ -321,8 +340,8 @@ int tree_getattr(struct tree *t, uint64_t id, struct stat *st)
 static int lookup_entry(struct tree *t, struct node parent, const char *name, struct node *out)
 {
     bool group;
-    *out = (struct node){.kind = CONTROLS};
-    if (parent.kind == ROOT && strcmp(name, ".quantfs") == 0)
+    *out = (struct node){.kind = CONTROLS, .extents = parent.extents};
+    if (parent.kind == ROOT && !parent.extents && strcmp(name, ".quantfs") == 0)
         return 0;
     int rc = store_find(t->store, parent.model, name, &out->model, &group);
     out->kind = group ? GROUP : MODEL;
@@ -407,7 +426,7 @@ static int lookup_form(const struct checkpoint *c, const char *name, struct node
 static int lookup_in_model(const struct checkpoint *c, struct node parent, const char *name,
                            struct node *out)
 {
-    *out = (struct node){.model = parent.model};
+    *out = (struct node){.model = parent.model, .extents = parent.extents};
     switch (parent.kind) {
     case MODEL:
         if (strcmp(name, "original") == 0)
@@ -439,6 +458,9 @@ static int lookup_in_model(const struct checkpoint *c, struct node parent, const
 
 static int lookup_control(const char *name, struct node *out)
 {
+    *out = (struct node){.kind = ROOT, .extents = true};
+    if (strcmp(name, "extents") == 0)
+        return 0;
     *out = (struct node){.kind = CONTROL};
     for (out->item = 0; out->item < CONTROL_COUNT; out->item++)
         if (strcmp(control_names[out->item], name) == 0)
@@ -470,6 +492,7 @@ int tree_lookup(struct tree *t, uint64_t parent, const char *name, uint64_t *nod
 
 struct lister {
     struct tree *tree;
+    bool extents; /* of the folder */
     struct listing *listing;
     bool failed;
 };
@@ -492,9 +515,14 @@ static void add_entry(struct lister *l, const char *name, uint64_t inode, bool f
     l->failed |= !e->name;
 }
 
+static struct node child_of(struct node n, enum kind kind, uint32_t item, uint32_t form)
+{
+    return (struct node){n.model, kind, item, form, n.extents};
+}
+
 static void add_node(struct lister *l, const char *name, struct node n, const struct checkpoint *c)
 {
-    if (n.kind >= CONTROLS || exists(l->tree, n, c))
+    if (!c || exists(l->tree, n, c))
         add_entry(l, name, inode_number(l->tree, n, c), is_folder(n.kind));
 }
 
@@ -502,7 +530,7 @@ static void add_node(struct lister *l, const char *name, struct node n, const st
 static bool add_store_entry(void *context, const struct store_entry *e)
 {
     struct lister *l = context;
-    add_entry(l, e->last, path_inode(e->name), true);
+    add_entry(l, e->last, path_inode(e->name, l->extents), true);
     return !l->failed;
 }
 
@@ -515,8 +543,7 @@ static void list_original(struct lister *l, struct node n, const struct checkpoi
         if (f->outside || f->missing || strncmp(f->path, folder, skip ? skip - 1 : 0) != 0 ||
             (skip && f->path[skip - 1] != '/') || strchr(f->path + skip, '/'))
             continue;
-        struct node child = {n.model, f->folder ? FOLDER : ORIGINAL, i, 0};
-        add_node(l, file_name(f), child, c);
+        add_node(l, file_name(f), child_of(n, f->folder ? FOLDER : ORIGINAL, i, 0), c);
     }
 }
 
@@ -525,42 +552,50 @@ static void list_in_model(struct lister *l, struct node n, const struct checkpoi
     char name[NAME_BYTES + 1];
     switch (n.kind) {
     case MODEL:
-        add_node(l, "original", (struct node){n.model, FOLDER, 0, 0}, c);
-        add_node(l, "gguf", (struct node){n.model, RECIPES, 0, 0}, c);
-        add_node(l, "hf", (struct node){n.model, HF, 0, 0}, c);
-        add_node(l, "tensors", (struct node){n.model, TENSORS, 0, 0}, c);
+        add_node(l, "original", child_of(n, FOLDER, 0, 0), c);
+        add_node(l, "gguf", child_of(n, RECIPES, 0, 0), c);
+        add_node(l, "hf", child_of(n, HF, 0, 0), c);
+        add_node(l, "tensors", child_of(n, TENSORS, 0, 0), c);
         break;
     case FOLDER: list_original(l, n, c); break;
     case RECIPES:
         for (uint32_t i = 0; i < RECIPE_COUNT; i++) {
             recipe_file_name(c, i, name);
-            add_node(l, name, (struct node){n.model, RECIPE, 0, i}, c);
+            add_node(l, name, child_of(n, RECIPE, 0, i), c);
         }
         break;
     case HF:
         for (uint32_t i = 0; i < HF_FORM_COUNT; i++)
-            add_node(l, hf_forms[i].name, (struct node){n.model, HF_FORM, 0, i}, c);
+            add_node(l, hf_forms[i].name, child_of(n, HF_FORM, 0, i), c);
         break;
     case HF_FORM: {
         const char *file;
         for (uint32_t i = 0; (file = hf_file_name(c, i)); i++)
-            add_node(l, file, (struct node){n.model, HF_FILE, i, n.form}, c);
+            add_node(l, file, child_of(n, HF_FILE, i, n.form), c);
         break;
     }
     case TENSORS:
         for (uint32_t i = 0; i < c->tensors.count; i++) {
             name_encode(c->tensors.items[i].name, name);
-            add_node(l, name, (struct node){n.model, TENSOR, i, 0}, c);
+            add_node(l, name, child_of(n, TENSOR, i, 0), c);
         }
         break;
     case TENSOR:
         for (uint32_t i = 0; i < FORM_COUNT; i++)
             add_node(l, tensor_form_name(&c->tensors.items[n.item], i),
-                     (struct node){n.model, FORM, n.item, i}, c);
-        add_node(l, "info.json", (struct node){n.model, INFO, n.item, 0}, c);
+                     child_of(n, FORM, n.item, i), c);
+        add_node(l, "info.json", child_of(n, INFO, n.item, 0), c);
         break;
     default: break;
     }
+}
+
+static void list_controls(struct lister *l, struct node n)
+{
+    for (uint32_t i = 0; i < CONTROL_COUNT; i++)
+        add_node(l, control_names[i], child_of(n, CONTROL, i, 0), NULL);
+    struct node extents = {.kind = ROOT, .extents = true};
+    add_node(l, "extents", extents, NULL);
 }
 
 int tree_list(struct tree *t, uint64_t id, struct listing **out)
@@ -572,7 +607,7 @@ int tree_list(struct tree *t, uint64_t id, struct listing **out)
     int rc = get_checkpoint(t, n, false, &c);
     if (rc)
         return rc;
-    struct lister l = {t, calloc(1, sizeof *l.listing), false};
+    struct lister l = {t, n.extents, calloc(1, sizeof *l.listing), false};
     if (!l.listing) {
         checkpoint_unref(c);
         return -ENOMEM;
@@ -582,8 +617,7 @@ int tree_list(struct tree *t, uint64_t id, struct listing **out)
     if (tree_holds_models(id))
         store_each(t->store, n.model, add_store_entry, &l);
     else if (n.kind == CONTROLS)
-        for (uint32_t i = 0; i < CONTROL_COUNT; i++)
-            add_node(&l, control_names[i], (struct node){0, CONTROL, i, 0}, NULL);
+        list_controls(&l, n);
     else
         list_in_model(&l, n, c);
     checkpoint_unref(c);
@@ -647,6 +681,19 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
     }
 }
 
+/* What .quantfs/extents/ has in the place of the file that was opened. */
+static int open_extents(struct tree *t, struct file *f, struct error *err)
+{
+    uint64_t size = f->image ? f->image->size : f->text->size;
+    struct bytes *text = extents_text(t, size, f->image, &f->held);
+    bytes_unref(f->text);
+    f->text = text;
+    if (text)
+        return 0;
+    image_unref(f->image);
+    return error_set(err, -ENOMEM, "out of memory");
+}
+
 int tree_open(struct tree *t, uint64_t id, struct file **out)
 {
     struct node n = unpack(id);
@@ -671,6 +718,7 @@ int tree_open(struct tree *t, uint64_t id, struct file **out)
         rc = f->text ? 0 : error_set(&err, -ENOMEM, "out of memory");
     } else {
         rc = open_model_file(t, n, c, f, &err);
+        rc = rc || !n.extents ? rc : open_extents(t, f, &err);
     }
     checkpoint_unref(c);
     if (rc) {
@@ -714,6 +762,7 @@ void tree_close(struct tree *t, struct file *f)
 {
     tiles_forget(t->tiles, &f->stream);
     stats_add(&t->stats->open_files, (uint64_t)-1);
+    extents_release(t, f->held);
     image_unref(f->image);
     bytes_unref(f->text);
     stream_destroy(&f->stream);
@@ -735,6 +784,8 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
     const struct tensor *tensor = n.kind == FORM ? &c->tensors.items[n.item] : NULL;
     for (int i = 0; i < XATTR_COUNT; i++)
         out[i] = NULL;
+    if (n.extents)
+        return;
     if (n.kind == RECIPE) {
         out[XATTR_FORMAT] = "gguf";
         out[XATTR_RECIPE] = recipes[n.form].name;

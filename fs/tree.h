@@ -10,6 +10,7 @@
  *     /<model>/gguf/<model>-<RECIPE>.gguf
  *     /<model>/tensors/<tensor>/<format>, info.json
  *     /.quantfs/...                  not listed; see control.h
+ *     /.quantfs/extents/...          all of the above once more; see extents.h
  */
 #ifndef FS_TREE_H
 #define FS_TREE_H
@@ -40,7 +41,8 @@ struct tree {
 /* An open virtual file. */
 struct file {
     struct image *image;     /* of a model's file */
-    struct bytes *text;      /* of a control file: made when it was opened */
+    struct bytes *text;      /* of what is made when it is opened */
+    struct cache_object **held; /* of an extents file; see extents.h */
     struct stream stream;
     char path[];             /* below the mount point, for messages */
 };
@@ -76,7 +78,7 @@ void tree_close(struct tree *t, struct file *f);
 /* Whether a node is a folder of models, whose entries may come and go. */
 bool tree_holds_models(uint64_t node);
 
-/* Whether a node's size is not known before it is read (control files). */
+/* Whether a node's size is not known before it is read (all files in .quantfs/). */
 bool tree_is_unsized(uint64_t node);
 
 /* Extended attributes: the value of one, and the list of names, each ended by NUL. The value's

@@ -48,12 +48,12 @@ def convert(folder, recipe, *args):
         return out.read_bytes()
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=20, pause=0.02):
     """Polls until condition() is true; fails the test when that takes too long."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def written(pid):

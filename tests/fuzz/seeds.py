@@ -893,10 +893,46 @@ def gguf_encode_seeds():
     }
 
 
-SEEDS = {"gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds, "hf_encode": hf_encode_seeds,
-         "imatrix": imatrix_seeds, "model": model_seeds, "safetensors": safetensors_seeds,
-         "safetensors_index": index_seeds, "sentencepiece": sentencepiece_seeds,
-         "torch": torch_seeds}
+# ---- extents ----
+
+def extents(*lines, size=4096):
+    return "".join(f"{line}\n" for line in ("quantfs extents 1", f"size {size}", *lines)).encode()
+
+
+def extents_seeds():
+    proof = f"{2**60:016x} {U64:016x}"
+    objects = ["object 0 /cache/v2/00/00", "object 1 /cache/v2/00/ 01"]
+    tiles = [f"tile 32 1000 0 4112 {proof}", "tile 1032 10 -", f"tile 2048 2048 1 0 {proof}"]
+    valid = extents(*objects, *tiles)
+    return {
+        "valid": valid,
+        "no-tiles": extents(size=0),
+        "truncated": valid[:-1],
+        "version-2": valid.replace(b"extents 1", b"extents 2"),
+        "size-2-63": extents(size=2**63),
+        "size-2-64": extents(size=2**64),
+        "tile-2-64": extents(f"tile {U64} {U64} -", size=2**63 - 1),
+        "place-2-63": extents(*objects, f"tile 0 1 0 {2**63 - 1} {proof}"),
+        "length-0": extents("tile 0 0 -"),
+        "overlap": extents("tile 0 10 -", "tile 9 10 -"),
+        "unsorted": extents("tile 10 10 -", "tile 0 10 -"),
+        "past-end": extents("tile 4096 1 -"),
+        "object-unnamed": extents(f"tile 0 1 0 0 {proof}"),
+        "object-2-32": extents(*objects, f"tile 0 1 {2**32 - 1} 0 {proof}"),
+        "object-skipped": extents(objects[1]),
+        "object-late": extents(*tiles[1:2], *objects),
+        "path-relative": extents("object 0 cache/v2/00/00"),
+        "path-nul": extents("object 0 /\0/a"),
+        "hex-short": extents(*objects, f"tile 0 1 0 0 {proof[:-1]}"),
+        "hex-capital": extents(*objects, f"tile 0 1 0 0 {proof.upper()}"),
+        "zeros-leading": extents("tile 00 01 -"),
+    }
+
+
+SEEDS = {"extents": extents_seeds, "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds,
+         "hf_encode": hf_encode_seeds, "imatrix": imatrix_seeds, "model": model_seeds,
+         "safetensors": safetensors_seeds, "safetensors_index": index_seeds,
+         "sentencepiece": sentencepiece_seeds, "torch": torch_seeds}
 
 
 def main():

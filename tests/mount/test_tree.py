@@ -58,7 +58,8 @@ def test_a_mount_shows_four_views_of_every_model(mount):
         for name, entry in entries.items():
             shown = set(os.listdir(mnt / model / "tensors" / name))
             assert shown == forms_of(entry["dtype"], entry["shape"]) | {"info.json"}
-    assert set(os.listdir(mnt / ".quantfs")) == {"stats", "stats.json", "metrics", "version"}
+    assert set(os.listdir(mnt / ".quantfs")) == {"stats", "stats.json", "metrics", "version",
+                                                 "extents"}
     for name in ("nothing", "demo-llama/nothing", "demo-llama/gguf/demo-llama-Q9_K.gguf",
                  "demo-llama/gguf/demo-llama-q4_k_m.gguf", "demo-llama/original/nothing",
                  "demo-llama/tensors/nothing", f"{LLAMA_TENSOR}/Q4_K", ".quantfs/nothing"):
