@@ -15,7 +15,7 @@
 enum {
     READER_ALIGNMENT = 4096, /* of offsets, sizes and memory, where a file is open O_DIRECT */
     READER_DEPTH = 32,       /* reads under way at once */
-    READER_FILES = 1024,
+    READER_FILES = 4096,
 };
 
 enum reader_kind { READER_ANY, READER_URING, READER_PREAD };

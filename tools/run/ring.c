@@ -12,7 +12,8 @@
 
 struct slot {
     struct read read;
-    size_t piece;
+    size_t number;      /* of the piece */
+    struct piece piece; /* as it was when it was asked for; meanwhile it may have moved */
 };
 
 /* What is known of the experts of a layer. */
@@ -75,7 +76,8 @@ static bool next_piece(struct ring *r, size_t *piece)
 
 static void ask(struct ring *r, struct slot *slot)
 {
-    const struct piece *p = &r->pieces[slot->piece];
+    slot->piece = r->pieces[slot->number];
+    const struct piece *p = &slot->piece;
     uint64_t begin = p->at - p->at % READER_ALIGNMENT, end = p->at + p->size;
     slot->read = (struct read){
         .offset = begin,
@@ -91,7 +93,7 @@ static void ask_ahead(struct ring *r)
 {
     while (r->asked - r->given < r->slot_count && reader_has_room(r->reader)) {
         struct slot *slot = &r->slots[r->asked % r->slot_count];
-        if (!next_piece(r, &slot->piece))
+        if (!next_piece(r, &slot->number))
             return;
         ask(r, slot);
         r->asked++;
@@ -101,23 +103,24 @@ static void ask_ahead(struct ring *r)
 /* ---- landing ---- */
 
 /* What could not be read where it should lie is read out of the whole file, which is right or fails. */
-static int read_whole(struct ring *r, struct slot *slot, struct error *err)
+static int read_whole(struct ring *r, const struct slot *slot, struct error *err)
 {
-    struct piece *p = &r->pieces[slot->piece];
+    const struct piece *p = &slot->piece;
     uint8_t *to = slot->read.to + p->at % READER_ALIGNMENT;
     return source_read(r->whole, to, p->offset, p->size, err);
 }
 
 /* Proves a piece that has landed, and finds its bytes. */
-static int land(struct ring *r, struct slot *slot, const uint8_t **data, struct error *err)
+static int land(struct ring *r, const struct slot *slot, const uint8_t **data, struct error *err)
 {
-    struct piece *p = &r->pieces[slot->piece];
+    const struct piece *p = &slot->piece;
     uint8_t *bytes = slot->read.to + p->at % READER_ALIGNMENT;
     enum place place = p->place;
     *data = bytes;
     bool good = slot->read.result == 0;
     if (good && place == PLACE_OBJECT && !p->proven) {
-        good = p->proven = XXH3_64bits_withSeed(bytes, p->size, p->seed) == p->checksum;
+        good = XXH3_64bits_withSeed(bytes, p->size, p->seed) == p->checksum;
+        r->pieces[slot->number].proven = good;
         r->stats.damaged += !good;
     }
     if (!good) {
@@ -139,7 +142,7 @@ int ring_take(struct ring *r, size_t piece, bool wait, const uint8_t **data, str
         return wait ? error_set(err, -EINVAL, "a piece was taken out of its turn") : 0;
     }
     struct slot *slot = &r->slots[r->taken % r->slot_count];
-    if (slot->piece != piece)
+    if (slot->number != piece)
         return error_set(err, -EINVAL, "a piece was taken out of its turn");
     reader_reap(r->reader, false);
     if (!slot->read.landed) {

@@ -14,6 +14,7 @@
 #include "codec/gguf_vocab.h"
 #include "fs/container.h"
 #include "kernels/backend.h"
+#include "tools/run/extents_file.h"
 #include "tools/run/plan.h"
 #include "tools/run/ring.h"
 
@@ -36,6 +37,13 @@ struct placing {
     double expert_share; /* of a layer's experts, those that a token takes */
 };
 
+/* A file that holds tiles of the model's. */
+struct object {
+    const char *path;
+    int file; /* the reader's number for it; -1: it could not be opened */
+    struct object *next;
+};
+
 struct weights {
     struct backend *backend; /* not owned */
     struct source_set *set;
@@ -51,7 +59,11 @@ struct weights {
     struct plan_block *blocks;
     size_t block_count;
     struct piece *pieces; /* of what is not, in the order of a pass */
-    size_t piece_count;
+    size_t piece_count, piece_capacity;
+    bool mounted;              /* the file is one of a mount of quantfs, and */
+    struct extents_file tiles; /* this is where its bytes lie */
+    struct object *objects;    /* of its cache, that were opened; in the arena */
+    size_t unplaced;           /* pieces of tiles that lie nowhere yet */
     struct ring *ring; /* NULL: all is resident */
     uint64_t bytes, resident_bytes, slot_size, slots;
     bool direct; /* pieces are read past the page cache */
@@ -84,6 +96,9 @@ uint64_t weights_ring_least(const struct weights *w);
 
 /* Decides what is resident, and loads it. -ENOMEM with a sentence where the budget is too small. */
 int weights_place(struct weights *w, const struct placing *p, struct error *err);
+
+/* Asks the mount once more where tiles lie that lay nowhere. */
+void weights_look_again(struct weights *w);
 
 /* A pass begins, and ends. -ESTALE where the file has changed meanwhile: then the pass is void. */
 void weights_begin(struct weights *w);
