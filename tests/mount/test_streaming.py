@@ -43,13 +43,19 @@ def fails(file, *args):
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    """71 MB of weights that follow from nothing, as Q8_0 and with Q6_K at the end."""
-    folder = tmp_path_factory.mktemp("streaming")
-    models.make(folder / "m", hidden=1024, layers=4, ffn=4096)
-    run("convert", folder / "m", "-t", "Q8_0", "-o", folder / "m.gguf")
-    assert (folder / "m.gguf").stat().st_size % 4096  # its end is not a sector's
-    return folder / "m.gguf"
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streaming") / "m"
+    models.make(folder, hidden=1024, layers=4, ffn=4096)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(checkpoint):
+    """71 MB of weights that follow from nothing."""
+    path = checkpoint.parent / "m.gguf"
+    run("convert", checkpoint, "-t", "Q8_0", "-o", path)
+    assert path.stat().st_size % 4096  # its end is not a sector's
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +126,67 @@ def test_a_file_that_changes_is_an_error(file, tmp_path):
     out, err = child.communicate(timeout=60)
     assert child.returncode == 2 and str(copy).encode() in err and b"changed" in err
 
+
+# ---- files of a mount ----
+
+SMALL = ("--ram", "45M", "--ring", "8M")
+
+
+@pytest.fixture
+def mounted(mount, checkpoint, tmp_path):
+    """A mount with a tile cache, where tiles stay as they are, and a virtual file in it."""
+    mnt = mount(checkpoint, f"cache={tmp_path / 'cache'}", "compress=off")
+    return mnt, mnt / "m" / "gguf" / "m-Q8_0.gguf"
+
+
+def streams_from_objects(report):
+    """All but what a tile and the resident rows share."""
+    return report["from_mount_bytes"] < 3 * MIB * report["passes"] and \
+        report["from_objects_bytes"] > 0.8 * report["streamed_bytes"]
+
+
+def test_tiles_are_read_from_the_cache(mounted, resident):
+    """First they are made, by reading through the mount; then they lie there."""
+    _, virtual = mounted
+    first = told("generate", virtual, *SMALL)
+    assert first["tokens"] == resident["generate"]["tokens"]
+    assert first["from_file_bytes"] == 0 < first["from_mount_bytes"]
+    wait_until(lambda: streams_from_objects(told("generate", virtual, *SMALL)))
+    second = told("perplexity", virtual, *SMALL, "--io", "pread")
+    assert second["perplexity"] == resident["perplexity"]["perplexity"]
+    assert streams_from_objects(second) and second["damaged_tiles"] == 0
+    assert second["direct"] and second["io"] == "pread"
+
+
+def test_a_run_moves_to_the_cache_as_tiles_are_made(mounted):
+    _, virtual = mounted
+    report = told("perplexity", virtual, *SMALL, "--chunks", "40")
+    assert 0 < report["from_mount_bytes"] < report["from_objects_bytes"]
+
+
+def test_damaged_tiles_are_read_through_the_mount(mounted, resident, tmp_path):
+    mnt, virtual = mounted
+    virtual.read_bytes()
+    wait_until(lambda: streams_from_objects(told("generate", virtual, *SMALL)))
+    for path in (tmp_path / "cache").rglob("v2/??/*"):
+        data = bytearray(path.read_bytes())
+        for at in range(len(data) // 4, len(data), len(data) // 4):
+            data[at] ^= 1
+        with open(path, "r+b") as out:
+            out.write(data)
+    report = told("generate", virtual, *SMALL)
+    assert report["tokens"] == resident["generate"]["tokens"]
+    assert report["damaged_tiles"] > 0 < report["from_mount_bytes"]
+
+
+def test_without_a_cache_all_comes_through_the_mount(mount, checkpoint, resident):
+    virtual = mount(checkpoint, "cache=none") / "m" / "gguf" / "m-Q8_0.gguf"
+    report = told("generate", virtual, *SMALL)
+    assert report["tokens"] == resident["generate"]["tokens"]
+    assert report["streamed_bytes"] == report["from_mount_bytes"] > 0 and not report["direct"]
+
+
+# ---- the command ----
 
 def test_what_cannot_be_is_told(file):
     assert "not enough" in fails(file, "--ram", "5M")
