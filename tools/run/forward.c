@@ -326,15 +326,31 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
 
 /* ---- the second half of a layer ---- */
 
+struct gating {
+    struct forward *f;
+    size_t count; /* floats */
+};
+
+/* gate becomes activation(gate) * up */
+static void gate_share(void *context, unsigned i, unsigned shares)
+{
+    struct gating *g = context;
+    float *gate = g->f->gate, *up = g->f->up;
+    bool gelu_gate = g->f->model->facts.habits->gelu;
+    for (size_t at = g->count * i / shares; at < g->count * (i + 1) / shares; at++)
+        gate[at] = (gelu_gate ? gelu(gate[at]) : silu(gate[at])) * up[at];
+}
+
 static int feed(struct forward *f, const struct layer *l, uint32_t expert, const float *x,
                 uint32_t tokens, float *out, struct error *err)
 {
     const struct facts *k = &f->model->facts;
     int rc = multiply(f, (const struct weight *[]){l->gate[expert], l->up[expert]}, 2, x, tokens,
                       (float *[]){f->gate, f->up}, err);
-    for (size_t i = 0; !rc && i < (size_t)tokens * k->ffn; i++)
-        f->gate[i] = (k->habits->gelu ? gelu(f->gate[i]) : silu(f->gate[i])) * f->up[i];
-    return rc ? rc : multiply_one(f, l->down[expert], f->gate, tokens, out, err);
+    if (rc)
+        return rc;
+    team_run(f->team, gate_share, &(struct gating){f, (size_t)tokens * k->ffn});
+    return multiply_one(f, l->down[expert], f->gate, tokens, out, err);
 }
 
 /* Keeps the experts_used best of a token's experts and makes their shares sum to 1; those of the
