@@ -76,5 +76,7 @@ void report_json(const struct engine *e, json_t *root)
     json_object_set_new(root, "direct", json_boolean(reader && w->direct));
     json_object_set_new(root, "waited_seconds",
                         json_real(w->ring ? ring_stats(w->ring)->waited : 0));
+    json_object_set_new(root, "link_bytes_s", json_real(e->rates.link));
+    json_object_set_new(root, "memory_bytes_s", json_real(e->rates.memory));
     json_object_set_new(root, "expected_tok_s", json_real(e->expected));
 }
