@@ -273,11 +273,12 @@ static int map_tensors(struct model *m, const struct config *c, const struct ten
     return model_sort(m, err);
 }
 
-static int read_facts(struct model *m, const struct config *c, struct error *err)
+int model_read_facts(const struct arch *arch, const struct config *c, struct recipe_facts *f,
+                     struct error *err)
 {
     enum { LAYERS_MAX = 1 << 16 };
     static const char *const experts[] = {"num_local_experts", "num_experts", NULL};
-    struct recipe_facts *f = &m->facts;
+    *f = (struct recipe_facts){0};
     int rc = config_u32(c, "num_hidden_layers", &f->layers, err);
     if (!rc && f->layers > LAYERS_MAX)
         rc = error_set(err, -EINVAL, "num_hidden_layers %" PRIu32 " is implausible", f->layers);
@@ -288,8 +289,8 @@ static int read_facts(struct model *m, const struct config *c, struct error *err
                      ? (uint32_t)json_integer_value(v)
                      : 0;
     f->large = f->layers == 80 && f->experts != 8 &&
-               (m->arch->large == LARGE_ALWAYS ||
-                (m->arch->large == LARGE_WITH_GQA && f->heads != f->kv_heads));
+               (arch->large == LARGE_ALWAYS ||
+                (arch->large == LARGE_WITH_GQA && f->heads != f->kv_heads));
     return rc;
 }
 
@@ -304,7 +305,7 @@ int model_map(const struct config *config, const struct tensor_list *tensors, st
     if (!m->arch)
         return error_set(err, -ENOTSUP, "config.json: architecture %.100s is not known",
                          class_name);
-    int rc = read_facts(m, config, err);
+    int rc = model_read_facts(m->arch, config, &m->facts, err);
     rc = rc ? error_prefix(err, rc, "config.json") : map_tensors(m, config, tensors, err);
     if (rc)
         model_free(m);

@@ -51,6 +51,10 @@ int model_map(const struct config *config, const struct tensor_list *tensors, st
               struct error *err);
 void model_free(struct model *m);
 
+/* What recipes need to know of a model, from its config. */
+int model_read_facts(const struct arch *arch, const struct config *c, struct recipe_facts *f,
+                     struct error *err);
+
 /* Puts the tensors into the order of llama-quantize, and counts the parameters. -EINVAL where two
  * have one name, or where there are none. */
 int model_sort(struct model *m, struct error *err);

@@ -39,6 +39,21 @@ static const struct command commands[] = {
      "      --repeats N      the best of so many (3)\n" RUN_OPTIONS_HELP "\n"
      "The figures are those of llama-bench's pp and tg.\n\n"
      "Example: quantfs-run bench mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",                     run_bench     },
+    {"plan",       "FILE.gguf | --config CONFIG.json", "show what will fit and how fast it will be",
+     "      --ram SIZE       memory of a processor, as in 16G (what this machine can give)\n"
+     "      --vram SIZE      memory of a GPU instead\n"
+     "      --link RATES     bytes a second from where streamed weights lie, as in 7G,25G\n"
+     "                       (some of disks, or of disks and PCIe)\n"
+     "      --memory RATE    bytes a second of the memory (40G; of a GPU 800G)\n"
+     "      --flops RATE     operations a second (0.5T; of a GPU 70T)\n"
+     "  -c, --context N      tokens that are remembered (4096, or what the model can)\n"
+     "      --config FILE    the config.json of a model that need not be here\n"
+     "      --formats LIST   for --config: recipes, or numbers of bits for each weight of layers\n"
+     "                       (F16,Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K)\n"
+     "      --json           for machines\n\n"
+     "Sizes are in powers of 1024, rates in powers of 1000. Nothing is measured and no weight is\n"
+     "read: rates that are not given are assumed. The formulas are printed with what goes into them.\n\n"
+     "Example: quantfs-run plan --config Llama-2-70b/config.json --vram 24G --link 7G,25G\n",  run_plan      },
     {"tokenize",   "-p TEXT FILE.gguf", "show the token ids of a text",
      "  -p, --prompt TEXT   the text\n"
      "      --no-bos        only the text's own tokens\n"

@@ -17,9 +17,15 @@ static const struct habits habits[] = {
 enum {
     WINDOW_PERIOD = 6,
     GEMMA3_LARGE_LAYERS = 62, /* whose queries are scaled by another rule */
-    LAYERS_MAX = 4096,
-    WIDTH_MAX = 1 << 20, /* of any vector */
 };
+
+const struct habits *habits_by_arch(struct gguf_string arch)
+{
+    for (size_t i = 0; i < sizeof habits / sizeof *habits; i++)
+        if (gguf_string_is(arch, habits[i].arch))
+            return &habits[i];
+    return NULL;
+}
 
 struct reader_of_keys {
     const struct gguf_header *header;
@@ -60,10 +66,7 @@ static int read_facts(struct weights *w, struct facts *f, struct error *err)
     const struct gguf_header *h = &w->gguf.header;
     struct gguf_string arch = {"", 0};
     gguf_find_text(h, "general.architecture", &arch);
-    *f = (struct facts){0};
-    for (size_t i = 0; i < sizeof habits / sizeof *habits; i++)
-        if (gguf_string_is(arch, habits[i].arch))
-            f->habits = &habits[i];
+    *f = (struct facts){.habits = habits_by_arch(arch)};
     if (!f->habits)
         return error_set(err, -ENOTSUP, "architecture \"%.*s\" cannot be run",
                          (int)(arch.size < 60 ? arch.size : 60), arch.data);

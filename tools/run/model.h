@@ -8,7 +8,11 @@
 
 #include "tools/run/weights.h"
 
-enum { EXPERTS_MAX = 1024 };
+enum {
+    EXPERTS_MAX = 1024,
+    LAYERS_MAX = 4096,
+    WIDTH_MAX = 1 << 20, /* of any vector */
+};
 
 /* What one architecture does otherwise than the others. */
 struct habits {
@@ -19,6 +23,9 @@ struct habits {
     bool windows;      /* all layers but every sixth look back through a window, with a base for
                           RoPE of their own */
 };
+
+/* By general.architecture; NULL where it cannot be run. */
+const struct habits *habits_by_arch(struct gguf_string arch);
 
 struct layer {
     const float *attn_norm, *ffn_norm;

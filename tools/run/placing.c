@@ -19,9 +19,7 @@ enum {
     PIECE_SMALL = 256 << 10,
     LARGE_RING = 16 << 20, /* from here on pieces are large */
     SLOTS_LEAST = 2,       /* one runs, one lands */
-    RING_USEFUL = 64 << 20,
-    RING_MOST = 256 << 20,
-    RUN_ALIGNMENT = 64, /* of what is resident */
+    RUN_ALIGNMENT = 64,    /* of what is resident */
 };
 
 /* ---- what is resident ---- */
@@ -31,15 +29,17 @@ static bool same_block(const struct weight *a, const struct weight *b)
     return a->layer == b->layer && (a->expert == PIECE_ALWAYS) == (b->expert == PIECE_ALWAYS);
 }
 
-static int make_blocks(struct weights *w, double expert_share)
+int weights_blocks(struct weights *w, double expert_share, struct error *err)
 {
     w->blocks = calloc(w->count + 1, sizeof *w->blocks);
     if (!w->blocks)
-        return -ENOMEM;
+        return error_set(err, -ENOMEM, "out of memory");
     for (size_t i = 0; i < w->count; i++) {
         const struct weight *m = w->order[i];
+        bool experts = m->expert != PIECE_ALWAYS;
         if (i == 0 || !same_block(w->order[i - 1], m))
-            w->blocks[w->block_count++].share = m->expert == PIECE_ALWAYS ? 1 : expert_share;
+            w->blocks[w->block_count++] = (struct plan_block){
+                .layer = m->layer, .experts = experts, .share = experts ? expert_share : 1};
         w->blocks[w->block_count - 1].bytes += m->rows * m->row_size;
     }
     return 0;
@@ -120,19 +120,6 @@ static uint64_t slot_size(const struct weights *w, uint64_t target)
 uint64_t weights_ring_least(const struct weights *w)
 {
     return SLOTS_LEAST * slot_size(w, PIECE_SMALL);
-}
-
-/* Enough for the link to go on while a block that is resident runs. */
-static uint64_t useful_ring(const struct weights *w, uint64_t budget)
-{
-    uint64_t largest = 0, least = weights_ring_least(w);
-    for (size_t i = 0; i < w->block_count; i++)
-        largest = w->blocks[i].bytes > largest ? w->blocks[i].bytes : largest;
-    uint64_t size = largest / 4 < RING_USEFUL ? RING_USEFUL
-                    : largest / 4 < RING_MOST ? largest / 4
-                                              : RING_MOST;
-    size = size < budget / 4 ? size : budget / 4;
-    return size > least ? size : least;
 }
 
 /* Rows of the piece that begins at a row: those of the tile that begins there; else so many that the
@@ -304,13 +291,15 @@ static int open_ring(struct weights *w, uint64_t target, enum reader_kind io, st
 
 int weights_place(struct weights *w, const struct placing *p, struct error *err)
 {
-    if (make_blocks(w, p->expert_share))
-        return error_set(err, -ENOMEM, "out of memory");
+    int rc = weights_blocks(w, p->expert_share, err);
+    if (rc)
+        return rc;
     if (w->bytes <= p->budget) {
         plan_place(w->blocks, w->block_count, w->bytes);
         return load_resident(w, err);
     }
-    uint64_t ring = p->ring ? p->ring : useful_ring(w, p->budget), least = weights_ring_least(w);
+    uint64_t least = weights_ring_least(w);
+    uint64_t ring = p->ring ? p->ring : plan_ring(w->blocks, w->block_count, p->budget, least);
     uint64_t target = ring >= LARGE_RING ? PIECE_LARGE : PIECE_SMALL;
     if (ring < least || ring > p->budget)
         return error_set(err, -ENOMEM,
@@ -320,6 +309,6 @@ int weights_place(struct weights *w, const struct placing *p, struct error *err)
     w->slot_size = slot_size(w, target);
     w->slots = ring / w->slot_size > SLOTS_LEAST ? ring / w->slot_size : SLOTS_LEAST;
     plan_place(w->blocks, w->block_count, p->budget - ring);
-    int rc = load_resident(w, err);
+    rc = load_resident(w, err);
     return rc ? rc : open_ring(w, target, p->io, err);
 }

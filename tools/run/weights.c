@@ -86,14 +86,9 @@ static int describe(const struct weights *w, const char *name, uint32_t part, st
     return 0;
 }
 
-int weights_matrix(struct weights *w, const char *name, uint32_t layer, uint32_t part,
-                   const struct weight **out, struct error *err)
+int weights_add(struct weights *w, const struct weight *matrix, const struct weight **out,
+                struct error *err)
 {
-    struct weight described, *weight;
-    int rc = describe(w, name, part, &described, err);
-    if (rc)
-        return rc;
-    described.layer = layer;
     if (w->count == w->capacity) {
         size_t capacity = w->capacity ? 2 * w->capacity : 256;
         struct weight **order = realloc(w->order, capacity * sizeof *order);
@@ -102,14 +97,23 @@ int weights_matrix(struct weights *w, const char *name, uint32_t layer, uint32_t
         w->order = order;
         w->capacity = capacity;
     }
-    weight = arena_alloc(&w->arena, sizeof *weight);
+    struct weight *weight = arena_alloc(&w->arena, sizeof *weight);
     if (!weight)
         return error_set(err, -ENOMEM, "out of memory");
-    *weight = described;
+    *weight = *matrix;
     w->order[w->count++] = weight;
     w->bytes += weight->rows * weight->row_size;
     *out = weight;
     return 0;
+}
+
+int weights_matrix(struct weights *w, const char *name, uint32_t layer, uint32_t part,
+                   const struct weight **out, struct error *err)
+{
+    struct weight described;
+    int rc = describe(w, name, part, &described, err);
+    described.layer = layer;
+    return rc ? rc : weights_add(w, &described, out, err);
 }
 
 int weights_table(struct weights *w, const char *name, struct weight *out, struct error *err)

@@ -80,6 +80,10 @@ void weights_close(struct weights *w);
 int weights_matrix(struct weights *w, const char *name, uint32_t layer, uint32_t part,
                    const struct weight **out, struct error *err);
 
+/* Adds a matrix that is in no file, for whoever only wants to plan. */
+int weights_add(struct weights *w, const struct weight *matrix, const struct weight **out,
+                struct error *err);
+
 /* A matrix of which only single rows are read: it is not part of a pass, and stays in the file. */
 int weights_table(struct weights *w, const char *name, struct weight *out, struct error *err);
 
@@ -90,6 +94,9 @@ int weights_row(struct weights *w, const struct weight *table, uint64_t row, voi
 /* A vector of n floats by name, NULL where there is none. -EINVAL where it has another length. */
 int weights_vector(struct weights *w, const char *name, uint64_t n, const float **out,
                    struct error *err);
+
+/* Makes the blocks that plan_place decides on, which weights_place does by itself. -ENOMEM. */
+int weights_blocks(struct weights *w, double expert_share, struct error *err);
 
 /* What the smallest ring takes, in bytes. */
 uint64_t weights_ring_least(const struct weights *w);
