@@ -929,10 +929,42 @@ def extents_seeds():
     }
 
 
+# ---- config.json, for plans ----
+
+def sketch_seeds():
+    def config(path, **changes):
+        return text(json.loads((DATA / path).read_text()) | changes).encode()
+    dense, sparse = "configs/llama-33b.json", "configs/mixtral-8x7b.json"
+    large = {"hidden_size": 2**20, "intermediate_size": 2**20, "num_attention_heads": 2**14,
+             "num_key_value_heads": 2**14, "vocab_size": 2**32 - 1}
+    return {
+        "llama": config(dense),
+        "grouped": config("configs/llama-2-70b.json"),
+        "experts": config(sparse),
+        "tied": config("demo-qwen2/config.json"),
+        "gemma": config(dense, architectures=["Gemma3ForCausalLM"], tie_word_embeddings=None),
+        "largest": config(dense, num_hidden_layers=4096, **large),
+        "weights-2-66": config(sparse, num_hidden_layers=4096, num_local_experts=1024, **large),
+        "layers-2-32": config(dense, num_hidden_layers=2**32 - 1),
+        "width-2-63": config(dense, hidden_size=2**63 - 1),
+        "width-2-64": config(dense).replace(b":6656", b":18446744073709551616"),
+        "width-prime": config(dense, hidden_size=65537, num_attention_heads=1),
+        "heads-more-than-width": config(dense, num_attention_heads=2**20),
+        "heads-0": config(dense, num_attention_heads=0),
+        "head-odd": config(dense, head_dim=1),
+        "experts-negative": config(sparse, num_local_experts=-1),
+        "experts-1": config(sparse, num_local_experts=1, num_experts_per_tok=1),
+        "experts-text": config(sparse, num_local_experts="8"),
+        "class-number": config(dense, architectures=[7]),
+        "nested": nested(3000).encode(),
+        "empty": b"",
+    }
+
+
 SEEDS = {"extents": extents_seeds, "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds,
          "hf_encode": hf_encode_seeds, "imatrix": imatrix_seeds, "model": model_seeds,
          "safetensors": safetensors_seeds, "safetensors_index": index_seeds,
-         "sentencepiece": sentencepiece_seeds, "torch": torch_seeds}
+         "sentencepiece": sentencepiece_seeds, "sketch": sketch_seeds, "torch": torch_seeds}
 
 
 def main():
