@@ -46,7 +46,7 @@ def matches(expected, lines):
     return re.fullmatch(pattern, "".join(line + "\n" for line in lines)) is not None
 
 
-@pytest.mark.parametrize("name", ["README.md", "fs/SEMANTICS.md"])
+@pytest.mark.parametrize("name", ["README.md", "fs/SEMANTICS.md", "tools/run/README.md"])
 def test_examples(name, tmp_path):
     home, tools = tmp_path / "home", tmp_path / "bin"
     for store, model, source in (("models", "demo-llama", "demo-llama"),
@@ -54,6 +54,7 @@ def test_examples(name, tmp_path):
                                  ("checkpoints", "SmolLM2", "demo-llama")):
         shutil.copytree(DATA / source, home / store / model)
     (home / "mnt").mkdir()
+    (home / "tests").symlink_to(ROOT / "tests")
     shutil.copy(DATA / "demo-llama.imatrix.dat", home / "SmolLM2.imatrix.dat")
     shutil.copy(DATA / "kjv-eval.txt", home / "text.txt")
     tools.mkdir()
