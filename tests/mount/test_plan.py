@@ -249,6 +249,16 @@ def test_nothing_fits(memory):
     assert memory[2:].upper() in message and "a context of 2048" in message
 
 
+def test_a_model_smaller_than_its_slots_needs_only_itself(tmp_path):
+    config = write_config(tmp_path / "config.json", LLAMA_33B, num_hidden_layers=2)
+    args = ("--config", config, "--formats", "Q6_K", "--vram")
+    told = forecast(*args, "80G")
+    assert told["needed_bytes"] == told["weights_bytes"] + sum(
+        told[key] for key in ("cache_bytes", "activation_bytes", "logit_bytes", "program_bytes"))
+    assert forecast(*args, told["needed_bytes"])["streamed_bytes"] == 0
+    assert "are not enough" in fails(*args, told["needed_bytes"] - 1)
+
+
 def test_what_does_not_fit_among_others():
     size = 6 * GIB
     told = plan("--config", LLAMA_33B, "--formats", "F16,Q2_K", "--vram", size)["formats"]

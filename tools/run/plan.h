@@ -66,7 +66,8 @@ struct plan_sizes {
 /* Bytes of keys and values in half precision. */
 uint64_t plan_cache(const struct plan_sizes *s, uint32_t context);
 
-/* Bytes of what the forward pass holds of a batch of tokens between products. */
+/* Bytes of what the forward pass holds of a batch of tokens between products, but for the scores of
+ * attention, of which every thread has a few rows. */
 uint64_t plan_activations(const struct plan_sizes *s, uint32_t batch);
 
 /* Bytes of one token's. */
