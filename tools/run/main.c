@@ -6,15 +6,19 @@
 #include "tools/run/options.h"
 
 static const struct command commands[] = {
-    {"generate",   "-p TEXT FILE.gguf", "go on from a text",
+    {"generate",   "-p TEXT FILE.gguf", "go on from a text, or answer it",
      "  -p, --prompt TEXT    the text\n"
+     "      --chat           it is a message: put it in the words of the model's chat template\n"
+     "      --system TEXT    with --chat: what goes before it, as the system's message\n"
      "  -n, --length N       new tokens, at most (128)\n"
      "  -c, --context N      tokens that are remembered (4096, or what the model can)\n"
      "      --temp T         temperature; 0 takes the most probable token (0.8)\n"
      "      --top-k K        of the K most probable tokens only; 0: of all (40)\n"
      "      --top-p P        of the most probable that make up P together (0.95)\n"
      "      --seed S         the same seed gives the same text\n" RUN_OPTIONS_HELP "\n"
-     "The whole file is read into memory. The new text goes to stdout, and nothing else does.\n\n"
+     "The whole file is read into memory. The new text goes to stdout, and nothing else does. Chat\n"
+     "templates are recognised, not run: ChatML (Qwen, SmolLM), Llama 2 and 3, Mistral, Gemma, Phi 3\n"
+     "and Zephyr; what a template adds by itself, such as a system message, is left out.\n\n"
      "Example: quantfs-run generate -p \"In the beginning\" "
      "mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",                                                 run_generate  },
     {"perplexity", "-f TEXT FILE.gguf", "show how well a model predicts a text",
