@@ -41,23 +41,25 @@ def on_terminal(*args):
 def test_long_prompt_is_read_with_a_line_that_goes_away(file):
     prompt = TEXT.read_text()[:1500]
     text, line = on_terminal(RUN, "generate", "-p", prompt, "-n", "4", "--temp", "0", file)
-    assert re.match(r"\rreading the prompt \[=* *\] +\d+ %  128 of \d+ tokens  \d+:\d\d left", line)
-    assert line.endswith("\r\x1b[K") and "\n" not in line
+    assert re.search(r"\rreading the prompt \[=* *\] +\d+ %  128 of \d+ tokens  \d+:\d\d left", line)
+    assert "\n" not in line[line.index("\rreading"):line.rindex("\r\x1b[K")]
+    assert "reading" not in line[line.rindex("\r\x1b[K"):]
     done = subprocess.run([RUN, "generate", "-p", prompt, "-n", "4", "--temp", "0", file],
                           capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == (text, "")
+    assert done.stdout == text and "reading" not in done.stderr
 
 
 def test_short_prompt_is_read_without(file):
-    assert on_terminal(RUN, "generate", "-p", "a", "-n", "1", file)[1] == ""
+    line = on_terminal(RUN, "generate", "-p", "a", "-n", "1", file)[1]
+    assert "reading" not in line and "\x1b" not in line
 
 
 def test_perplexity_counts_chunks(file):
     args = (RUN, "perplexity", "-f", TEXT, "-c", "64", "--chunks", "3", file)
     text, line = on_terminal(*args)
     assert text.startswith("perplexity ")
-    assert re.search(r"\rperplexity \[=+\] 100 %  3 of 3 chunks  0:00 left *\r?\n$", line)
-    assert not subprocess.run(args, capture_output=True, check=True).stderr
+    assert re.search(r"\rperplexity \[=+\] 100 %  3 of 3 chunks  0:00 left *\r?\n", line)
+    assert b"chunks  " not in subprocess.run(args, capture_output=True, check=True).stderr
 
 
 def test_conversion_counts_bytes(tmp_path):
