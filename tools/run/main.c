@@ -16,9 +16,10 @@ static const struct command commands[] = {
      "      --top-k K        of the K most probable tokens only; 0: of all (40)\n"
      "      --top-p P        of the most probable that make up P together (0.95)\n"
      "      --seed S         the same seed gives the same text\n" RUN_OPTIONS_HELP "\n"
-     "The whole file is read into memory. The new text goes to stdout, and nothing else does. Chat\n"
-     "templates are recognised, not run: ChatML (Qwen, SmolLM), Llama 2 and 3, Mistral, Gemma, Phi 3\n"
-     "and Zephyr; what a template adds by itself, such as a system message, is left out.\n\n"
+     "The whole file is read into memory. The new text goes to stdout, and nothing else does.\n"
+     "Chat templates are recognised, not run: ChatML (Qwen, SmolLM), Llama 2 and 3, Mistral,\n"
+     "Gemma, Phi 3 and Zephyr; what a template adds by itself, such as a system message, is left\n"
+     "out.\n\n"
      "Example: quantfs-run generate -p \"In the beginning\" "
      "mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",                                                 run_generate  },
     {"perplexity", "-f TEXT FILE.gguf", "show how well a model predicts a text",
@@ -28,12 +29,11 @@ static const struct command commands[] = {
      "      --save-logits BASE\n"
      "                       save what the model expects, for comparisons\n"
      "      --kl-divergence BASE\n"
-     "                       compare with what was saved; BASE has the text and the context\n"
-     RUN_OPTIONS_HELP "\n"
-     "The figures are llama.cpp's: the text is cut into chunks, and of each the second half is what\n"
-     "is predicted. BASE is a file as llama-perplexity --kl-divergence-base reads and writes it. It\n"
-     "takes two bytes for each token of the vocabulary and each one predicted, and is complete or not\n"
-     "there. With -f as well, the text must be the one that was saved.\n\n"
+     "                       compare with it; BASE has the text and the context\n" RUN_OPTIONS_HELP "\n"
+     "The figures are llama.cpp's: the text is cut into chunks, and of each the second half is\n"
+     "what is predicted. BASE is a file as llama-perplexity --kl-divergence-base reads and writes\n"
+     "it. It takes two bytes for each token of the vocabulary and each one predicted, and is\n"
+     "complete or not there. With -f as well, the text must be the one that was saved.\n\n"
      "Example: quantfs-run perplexity -f kjv-eval.txt mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n", run_perplexity},
     {"tokenize",   "-p TEXT FILE.gguf", "show the token ids of a text",
      "  -p, --prompt TEXT   the text\n"
