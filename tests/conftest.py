@@ -130,6 +130,15 @@ def mount(tmp_path):
 
 
 @pytest.fixture
+def point(tmp_path):
+    """A mount point, which is free again after the test."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    yield path
+    subprocess.run(["umount", "-l", path], stderr=subprocess.DEVNULL, check=False)
+
+
+@pytest.fixture
 def store(tmp_path):
     """A folder with copies of both demo models, free to be changed."""
     path = tmp_path / "store"

@@ -27,7 +27,7 @@ static const struct command commands[] = {
      "  --json   for machines\n\n"
      "Example: quantfs inspect mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",
      run_inspect},
-    {"formats", "", "list formats and recipes with their bits per weight",
+    {"formats", "[--json]", "list formats and recipes with their bits per weight",
      "  --json   for machines\n\n"
      "Example: quantfs formats\n",
      run_formats},

@@ -961,10 +961,122 @@ def sketch_seeds():
     }
 
 
-SEEDS = {"extents": extents_seeds, "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds,
-         "hf_encode": hf_encode_seeds, "imatrix": imatrix_seeds, "model": model_seeds,
-         "safetensors": safetensors_seeds, "safetensors_index": index_seeds,
-         "sentencepiece": sentencepiece_seeds, "sketch": sketch_seeds, "torch": torch_seeds}
+# ---- what quantfs-run reads ----
+
+def baseline_seeds():
+    def head(context, vocab, chunks):
+        return b"_logits_" + struct.pack("<3I", context, vocab, chunks)
+
+    def row(vocab, scale, least):
+        codes = [(i * 7919 + 13) % 65536 for i in range(vocab)]
+        return struct.pack(f"<2f{vocab}H", scale, least, *codes) + bytes(vocab % 2 * 2)
+
+    def base(context=26, vocab=5, chunks=9, scale=16 / 65535, least=-17.0, count=None):
+        rows = chunks * (context - 1 - context // 2) if count is None else count
+        ids = struct.pack(f"<{context * chunks}I", *(i % vocab for i in range(context * chunks)))
+        return head(context, vocab, chunks) + ids + row(vocab, scale, least) * rows
+
+    good = base()
+    return {
+        "valid": good,
+        "one-id": base(vocab=1, scale=0.0, least=0.0),
+        "even": base(vocab=6),
+        "shortest": base(context=3, chunks=100),
+        "few": base(chunks=1),
+        "flat": base(scale=0.0, least=-1.6),
+        "truncated": good[:-1],
+        "trailing": good + b"\0",
+        "rows-missing": base(count=7),
+        "empty": b"",
+        "magic": b"_logits-" + good[8:],
+        "head-short": good[:15],
+        "context-2": head(2, 5, 9) + bytes(200),
+        "context-2-32": head(2**32 - 1, 5, 9) + bytes(200),
+        "vocab-0": head(26, 0, 9) + bytes(200),
+        "vocab-2-32": head(26, 2**32 - 1, 9) + bytes(200),
+        "chunks-0": head(26, 5, 0),
+        "all-2-32": head(2**32 - 1, 2**32 - 1, 2**32 - 1),
+        "size-wraps": head(2**20, 2**31 - 1, 2**32 - 1) + bytes(200),
+        "scale-nan": base(scale=float("nan")),
+        "scale-inf": base(scale=float("inf")),
+        "scale-negative": base(scale=-1.0),
+        "least-nan": base(least=float("nan")),
+        "least-inf": base(least=float("-inf")),
+        "least-low": base(least=-40.0),
+        "least-high": base(least=1.0),
+        "impossible": base(scale=0.0, least=-17.6),
+    }
+
+
+def facts_seeds():
+    sizes = {"block_count": 2, "embedding_length": 64, "feed_forward_length": 96,
+             "attention.head_count": 4, "attention.head_count_kv": 2, "context_length": 128}
+
+    def model(arch="llama", *more, template=None, **changes):
+        numbers = {k: v for k, v in {**sizes, **changes}.items() if v is not None}
+        keys = [key("general.architecture", 8, string(arch)),
+                *(u32(f"{arch}.{name}", v) for name, v in numbers.items()), *more]
+        if template is not None:
+            tokens = ["<unk>", "<s>", "</s>", "a"]
+            keys += [key("tokenizer.ggml.model", 8, string("llama")),
+                     key("tokenizer.ggml.tokens", 9,
+                         array(8, len(tokens), b"".join(map(string, tokens)))),
+                     key("tokenizer.chat_template", 8, string(template))]
+        return gguf(keys)
+
+    def real(name, v):
+        return key(name, 6, struct.pack("<f", v))
+
+    def scaling(kind, factor=2.0):
+        return (key("llama.rope.scaling.type", 8, string(kind)),
+                real("llama.rope.scaling.factor", factor))
+
+    signs = {"chatml": "<|im_start|>", "phi4": "<|im_start|><|im_sep|>",
+             "mistral-v1": "' [INST] ' + system_message", "mistral-v3": "[INST][AVAILABLE_TOOLS]",
+             "mistral-v7": "[INST][SYSTEM_PROMPT] ", "llama2": "[INST]content.strip()",
+             "phi3": "<|assistant|><|end|>", "gemma": "<start_of_turn>",
+             "zephyr": "<|user|>\n' + message['content'] + eos_token",
+             "llama3": "<|start_header_id|><|end_header_id|>", "unknown": "{{ x }}", "empty": ""}
+    return {
+        **{f"chat-{name}": model(template=sign) for name, sign in signs.items()},
+        "chat-no-eos": model("llama", u32("tokenizer.ggml.eos_token_id", 99),
+                             template=signs["zephyr"]),
+        "chat-array": model("llama", key("tokenizer.chat_template", 9, array(8, 0))),
+        **{f"arch-{arch}": model(arch) for arch in ("llama", "qwen2", "qwen3", "gemma3", "bert")},
+        "gemma3-62": model("gemma3", block_count=62),
+        "experts": model(**{"expert_count": 8, "expert_used_count": 2}),
+        "experts-none-used": model(**{"expert_count": 8}),
+        "experts-too-many": model(**{"expert_count": 2**31, "expert_used_count": 2}),
+        "heads-0": model(**{"attention.head_count": 0}),
+        "heads-3": model(**{"attention.head_count": 3}),
+        "heads-2-32": model(**{"attention.head_count": 2**32 - 1,
+                               "attention.head_count_kv": 2**32 - 1,
+                               "attention.key_length": 2, "attention.value_length": 2}),
+        "heads-kv-0": model(**{"attention.head_count_kv": 0}),
+        "head-dim-odd": model(**{"attention.key_length": 15}),
+        "head-dim-2-32": model(**{"attention.key_length": 2**32 - 2}),
+        "rope-beyond-head": model(**{"rope.dimension_count": 18}),
+        "rope-none": model("llama", *scaling("none")),
+        "rope-linear": model("llama", *scaling("linear")),
+        "rope-linear-nan": model("llama", *scaling("linear", float("nan"))),
+        "rope-yarn": model("llama", *scaling("yarn")),
+        "layers-2-32": model(block_count=2**32 - 1),
+        "width-2-32": model(embedding_length=2**32 - 1),
+        "ffn-2-32": model(feed_forward_length=2**32 - 1),
+        "numbers-nan": model("llama", *(real(f"llama.{name}", float("nan")) for name in sizes),
+                             **dict.fromkeys(sizes)),
+        "numbers-negative": model("llama", *(real(f"llama.{name}", -1e30) for name in sizes),
+                                  **dict.fromkeys(sizes)),
+        "no-arch": gguf([u32("llama.block_count", 2)]),
+        "no-keys": model(**dict.fromkeys(sizes)),
+    }
+
+
+SEEDS = {"baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_seeds,
+         "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds, "hf_encode": hf_encode_seeds,
+         "imatrix": imatrix_seeds, "model": model_seeds, "safetensors": safetensors_seeds,
+         "safetensors_index": index_seeds, "sentencepiece": sentencepiece_seeds,
+         "sketch": sketch_seeds, "torch": torch_seeds}
 
 
 def main():

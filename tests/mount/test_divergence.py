@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 
+import numpy as np
 import pytest
 
 from conftest import DATA, QUANTFS, run
@@ -101,6 +102,41 @@ def test_fewer_bits_diverge_more(folder):
         assert order == sorted(order)
         assert told["perplexity"] - told["perplexity_base"] == pytest.approx(
             told["perplexity_difference"], abs=1e-6)
+
+
+def saved_rows(path, vocab):
+    """ln p of every row of a base file, and the ids that came true."""
+    data, row_size = path.read_bytes(), 8 + (vocab + 1) // 2 * 4
+    rows = np.frombuffer(data, np.uint8, offset=IDS_END).reshape(-1, row_size)
+    scale, least = rows[:, :8].copy().view("<f4").T.astype(np.float64)
+    ids = np.frombuffer(data, "<u4", CONTEXT * CHUNKS, HEAD).reshape(CHUNKS, CONTEXT)
+    codes = rows[:, 8:8 + 2 * vocab].copy().view("<u2")
+    return least[:, None] + scale[:, None] * codes, ids[:, CONTEXT // 2 + 1:].reshape(-1)
+
+
+def test_figures_follow_from_the_rows(folder, vocab, tmp_path):
+    """Computed once more, from what both models expect as it was saved."""
+    done = perplexity("-f", TEXT, "-c", CONTEXT, "--chunks", CHUNKS, "--save-logits",
+                      tmp_path / "coarse", folder / "Q2_K")
+    assert done.returncode == 0, done.stderr
+    told = compared(folder / "base", folder / "Q2_K")
+    (base, ids), (own, _) = (saved_rows(path, vocab) for path in (folder / "base",
+                                                                   tmp_path / "coarse"))
+    kld = (np.exp(base) * (base - own)).sum(1)
+    at = np.arange(len(ids)), ids
+    change, n = np.exp(own[at]) - np.exp(base[at]), len(ids)
+    wanted = {
+        "kl_divergence_mean": kld.mean(), "kl_divergence_mean_error": kld.std(ddof=1) / n**0.5,
+        "kl_divergence_max": kld.max(), "kl_divergence_p90": np.quantile(kld, 0.9),
+        "kl_divergence_median": np.median(kld), "delta_p_rms": (change**2).mean()**0.5,
+        "delta_p_mean": change.mean(), "delta_p_p25": np.quantile(change, 0.25),
+        "same_top_p": (own.argmax(1) == base.argmax(1)).mean(),
+        "perplexity": np.exp(-own[at].mean()), "perplexity_base": np.exp(-base[at].mean()),
+        "ln_perplexity_ratio": (base[at] - own[at]).mean(),
+        "ln_perplexity_ratio_error": (base[at] - own[at]).std(ddof=1) / n**0.5,
+        "ln_perplexity_correlation": np.corrcoef(own[at], base[at])[0, 1]}
+    for key, value in wanted.items():
+        assert told[key] == pytest.approx(value, rel=0.02, abs=1e-4), key
 
 
 def test_text_is_that_of_llama_perplexity(folder):

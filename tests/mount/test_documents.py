@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from chats import TEMPLATES, set_template
 from conftest import DATA, QUANTFS, ROOT
 
 # What README.md calls the two commands that everything else rests on: they are run by people and
@@ -53,6 +54,7 @@ def test_examples(name, tmp_path):
                                  ("models", "demo-qwen2", "demo-qwen2"),
                                  ("checkpoints", "SmolLM2", "demo-llama")):
         shutil.copytree(DATA / source, home / store / model)
+    set_template(home / "checkpoints" / "SmolLM2", TEMPLATES["chatml"][0])
     (home / "mnt").mkdir()
     (home / "tests").symlink_to(ROOT / "tests")
     shutil.copy(DATA / "demo-llama.imatrix.dat", home / "SmolLM2.imatrix.dat")

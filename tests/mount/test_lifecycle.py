@@ -129,14 +129,6 @@ def pid_of(point):
     return json.loads(run("status", "--json", point).stdout)["pid"]
 
 
-@pytest.fixture
-def point(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    subprocess.run(["umount", "-l", path], stderr=subprocess.DEVNULL, check=False)
-
-
 def kill(pid):
     """kill -9, and waits for the end; the daemon is not our child."""
     daemon = os.pidfd_open(pid)

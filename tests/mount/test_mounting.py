@@ -15,15 +15,6 @@ from conftest import DATA, QUANTFS, run, wait_until
 ENV = {**os.environ, "XDG_CACHE_HOME": "/nowhere"}  # no test touches the user's own cache
 
 
-@pytest.fixture
-def point(tmp_path):
-    """A mount point, which is free again after the test."""
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    subprocess.run(["umount", "-l", path], stderr=subprocess.DEVNULL, check=False)
-
-
 def is_mounted(path):
     with open("/proc/self/mountinfo") as table:
         return f" {path} " in table.read()

@@ -115,10 +115,10 @@ static void put(json_t *root, const char *label, const char *key, enum unit unit
         add_json(root, key, "_error", error);
 }
 
-static void put_heading(const json_t *root, const char *what)
+static void put_heading(const json_t *root, const char *line)
 {
     if (!root)
-        printf("\n====== %s statistics ======\n", what);
+        puts(line);
 }
 
 struct mean {
@@ -146,7 +146,7 @@ static void put_perplexities(const struct divergence *d, json_t *root)
     double ppl = exp(own.value), ppl_base = exp(base.value);
     double ratio = own.value - base.value;
     double ratio_error = error_of_difference(own.error, base.error, covariance);
-    put_heading(root, "Perplexity");
+    put_heading(root, "====== Perplexity statistics ======");
     put(root, "Mean PPL(Q)                   ", "perplexity", NUMBER, ppl, ppl * own.error);
     put(root, "Mean PPL(base)                ", "perplexity_base", NUMBER, ppl_base,
         ppl_base * base.error);
@@ -213,10 +213,10 @@ void divergence_report(struct divergence *d, json_t *root)
     struct mean square = mean(d->change_squares, d->change_fourths, d->count);
     double rms = sqrt(square.value), n = (double)d->count, same = (double)d->same_top / n;
     put_perplexities(d, root);
-    put_heading(root, "KL divergence");
+    put_heading(root, "\n====== KL divergence statistics ======");
     put(root, "Mean    KLD", "kl_divergence_mean", NUMBER, kld.value, kld.error);
     put_quantiles(root, d->klds, d->count, "KLD", "kl_divergence", NUMBER);
-    put_heading(root, "Token probability");
+    put_heading(root, "\n====== Token probability statistics ======");
     put(root, "Mean    Δp", "delta_p_mean", PERCENT, change.value, change.error);
     put_quantiles(root, d->changes, d->count, "Δp", "delta_p", PERCENT);
     put(root, "RMS Δp    ", "delta_p_rms", PERCENT, rms, rms > 0 ? 0.5 / rms * square.error : 0);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Text that goes on from a prompt.
+ * Text that goes on from a prompt, or that answers a message.
  */
 #include "codec/gguf_encode.h"
 #include "tools/command.h"
+#include "tools/run/chat.h"
 #include "tools/run/clock.h"
 #include "tools/run/report.h"
 #include "tools/run/sample.h"
@@ -19,30 +20,41 @@
 enum { DEFAULT_LENGTH = 128 };
 
 struct job {
-    const char *path, *prompt;
-    uint64_t length; /* most new tokens */
+    const char *path, *prompt, *system; /* system: NULL for none */
+    bool chat;                          /* the prompt is a message */
+    uint64_t length;                    /* most new tokens */
     struct sampler sampler;
     struct run_options options;
     bool print; /* the text, as it comes */
 };
 
 struct outcome {
+    struct buffer prompt_text; /* as the model sees it, but for BOS */
     struct token_ids prompt;
     uint32_t *tokens, count;
     struct buffer text;
     double prefill_seconds, decode_seconds;
 };
 
+static const char *text_of(const struct buffer *b)
+{
+    return b->size ? (const char *)b->data : "";
+}
+
 /* The whole prompt; leaves the logits of its last token. */
 static int prefill(struct engine *e, const struct token_ids *ids, float *logits, struct error *err)
 {
-    for (uint32_t at = 0, n; at < ids->count; at += n) {
+    struct progress progress;
+    int rc = 0;
+    progress_begin(&progress, "reading the prompt", "tokens", ids->count);
+    for (uint32_t at = 0, n; !rc && at < ids->count; at += n) {
         n = (uint32_t)ids->count - at < ENGINE_BATCH ? (uint32_t)ids->count - at : ENGINE_BATCH;
-        int rc = forward_run(e->forward, ids->ids + at, n, at, false, logits, err);
-        if (rc)
-            return rc;
+        rc = forward_run(e->forward, ids->ids + at, n, at, false, logits, err);
+        if (at + n < ids->count) /* there is something to wait for */
+            progress_add(&progress, n);
     }
-    return 0;
+    progress_clear(&progress);
+    return rc;
 }
 
 static int show(const struct engine *e, const struct job *j, uint32_t token, struct outcome *out,
@@ -83,10 +95,26 @@ static int decode(struct engine *e, struct job *j, float *logits, uint32_t *orde
     return 0;
 }
 
+static int encode_prompt(struct engine *e, const struct job *j, struct outcome *out,
+                         struct error *err)
+{
+    struct buffer *text = &out->prompt_text;
+    const struct gguf_vocab *v = &e->weights.vocab;
+    int rc = 0;
+    if (j->chat)
+        rc = chat_format(&e->weights.gguf.header, v, j->system, j->prompt, text, err);
+    else
+        buffer_add(text, j->prompt, strlen(j->prompt));
+    if (!rc && text->failed)
+        rc = error_set(err, -ENOMEM, "out of memory");
+    return rc ? rc
+              : gguf_encode(v, text_of(text), text->size, ENCODE_ADD | ENCODE_PARSE, &out->prompt,
+                            err);
+}
+
 static int continue_prompt(struct engine *e, struct job *j, struct outcome *out, struct error *err)
 {
-    int rc = gguf_encode(&e->weights.vocab, j->prompt, strlen(j->prompt), ENCODE_ADD | ENCODE_PARSE,
-                         &out->prompt, err);
+    int rc = encode_prompt(e, j, out, err);
     if (rc)
         return rc;
     if (out->prompt.count == 0)
@@ -121,14 +149,22 @@ static double prefill_speed(const struct outcome *out)
     return (double)out->prompt.count / (out->prefill_seconds + 1e-9);
 }
 
+/* null for what is no UTF-8 */
+static json_t *json_text(const struct buffer *b)
+{
+    json_t *text = json_stringn(text_of(b), b->size);
+    return text ? text : json_null();
+}
+
 static void print_json(const struct engine *e, const struct outcome *out)
 {
-    json_t *ids = json_array(), *text = json_stringn((const char *)out->text.data, out->text.size);
+    json_t *ids = json_array();
     for (uint32_t i = 0; i < out->count; i++)
         json_array_append_new(ids, json_integer(out->tokens[i]));
-    json_t *root = json_pack("{s:o, s:o, s:I, s:f, s:f}", "text", text ? text : json_null(),
-                             "tokens", ids, "prompt_tokens", (json_int_t)out->prompt.count,
-                             "prefill_tok_s", prefill_speed(out), "decode_tok_s",
+    json_t *root = json_pack("{s:o, s:I, s:o, s:o, s:f, s:f}", "prompt",
+                             json_text(&out->prompt_text), "prompt_tokens",
+                             (json_int_t)out->prompt.count, "text", json_text(&out->text), "tokens",
+                             ids, "prefill_tok_s", prefill_speed(out), "decode_tok_s",
                              decode_speed(out));
     report_json(e, root);
     json_dumpf(root, stdout, JSON_INDENT(2));
@@ -177,6 +213,12 @@ static bool take(struct job *j, int c, const char *argument)
         return parse_real(argument, 0, 1, &j->sampler.top_p);
     case 'S':
         return parse_whole(argument, 0, UINT64_MAX, &j->sampler.state);
+    case 'C':
+        j->chat = true;
+        return true;
+    case 'Y':
+        j->system = argument;
+        return true;
     default:
         return run_options_take(&j->options, c, argument);
     }
@@ -191,6 +233,8 @@ int run_generate(const struct command *self, int argc, char **argv)
         {"top-k",  required_argument, NULL, 'K'},
         {"top-p",  required_argument, NULL, 'P'},
         {"seed",   required_argument, NULL, 'S'},
+        {"chat",   no_argument,       NULL, 'C'},
+        {"system", required_argument, NULL, 'Y'},
         RUN_OPTIONS_LONG
     };
     struct job j = {
@@ -208,6 +252,8 @@ int run_generate(const struct command *self, int argc, char **argv)
     }
     if (!j.prompt || argc - optind != 1)
         return command_usage(self, "a prompt (-p) and one GGUF file are needed");
+    if (j.system && !j.chat)
+        return command_usage(self, "--system needs --chat");
     j.path = argv[optind];
     j.print = !j.options.json;
     struct outcome out = {0};
@@ -215,6 +261,7 @@ int run_generate(const struct command *self, int argc, char **argv)
     int rc = generate(&j, &out, &err);
     free(out.prompt.ids);
     free(out.tokens);
+    buffer_free(&out.prompt_text);
     buffer_free(&out.text);
     return rc ? command_fail("%s", err.text) : 0;
 }

@@ -6,8 +6,10 @@
 #include "tools/run/options.h"
 
 static const struct command commands[] = {
-    {"generate",   "-p TEXT FILE.gguf", "go on from a text",
+    {"generate",   "-p TEXT FILE.gguf", "go on from a text, or answer it",
      "  -p, --prompt TEXT    the text\n"
+     "      --chat           it is a message: put it in the words of the model's chat template\n"
+     "      --system TEXT    with --chat: what goes before it, as the system's message\n"
      "  -n, --length N       new tokens, at most (128)\n"
      "  -c, --context N      tokens that are remembered (4096, or what the model can)\n"
      "      --temp T         temperature; 0 takes the most probable token (0.8)\n"
@@ -15,7 +17,9 @@ static const struct command commands[] = {
      "      --top-p P        of the most probable that make up P together (0.95)\n"
      "      --seed S         the same seed gives the same text\n" RUN_OPTIONS_HELP "\n"
      "The new text goes to stdout, and nothing else does. What is expected and what was done is\n"
-     "told on stderr, in lines that begin with #.\n\n"
+     "told on stderr, in lines that begin with #. Chat templates are recognised, not run: ChatML\n"
+     "(Qwen, SmolLM), Llama 2 and 3, Mistral, Gemma, Phi 3 and Zephyr; what a template adds by\n"
+     "itself, such as a system message, is left out.\n\n"
      "Example: quantfs-run generate -p \"In the beginning\" "
      "mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",                                                 run_generate  },
     {"perplexity", "-f TEXT FILE.gguf", "show how well a model predicts a text",
@@ -25,12 +29,11 @@ static const struct command commands[] = {
      "      --save-logits BASE\n"
      "                       save what the model expects, for comparisons\n"
      "      --kl-divergence BASE\n"
-     "                       compare with what was saved; BASE has the text and the context\n"
-     RUN_OPTIONS_HELP "\n"
-     "The figures are llama.cpp's: the text is cut into chunks, and of each the second half is what\n"
-     "is predicted. BASE is a file as llama-perplexity --kl-divergence-base reads and writes it. It\n"
-     "takes two bytes for each token of the vocabulary and each one predicted, and is complete or not\n"
-     "there. With -f as well, the text must be the one that was saved.\n\n"
+     "                       compare with it; BASE has the text and the context\n" RUN_OPTIONS_HELP "\n"
+     "The figures are llama.cpp's: the text is cut into chunks, and of each the second half is\n"
+     "what is predicted. BASE is a file as llama-perplexity --kl-divergence-base reads and writes\n"
+     "it. It takes two bytes for each token of the vocabulary and each one predicted, and is\n"
+     "complete or not there. With -f as well, the text must be the one that was saved.\n\n"
      "Example: quantfs-run perplexity -f kjv-eval.txt mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n", run_perplexity},
     {"bench",      "FILE.gguf",         "show how fast a model runs",
      "  -p, --prompt N       tokens of a prompt, taken in at once (512); 0: none\n"

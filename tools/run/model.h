@@ -6,26 +6,8 @@
 #ifndef TOOLS_RUN_MODEL_H
 #define TOOLS_RUN_MODEL_H
 
+#include "tools/run/facts.h"
 #include "tools/run/weights.h"
-
-enum {
-    EXPERTS_MAX = 1024,
-    LAYERS_MAX = 4096,
-    WIDTH_MAX = 1 << 20, /* of any vector */
-};
-
-/* What one architecture does otherwise than the others. */
-struct habits {
-    const char *arch;
-    bool halves;       /* RoPE turns element i with i + half, not 2i with 2i + 1 */
-    bool gelu;         /* in place of SiLU */
-    bool scaled_input; /* embeddings are multiplied by the root of their width */
-    bool windows;      /* all layers but every sixth look back through a window, with a base for
-                          RoPE of their own */
-};
-
-/* By general.architecture; NULL where it cannot be run. */
-const struct habits *habits_by_arch(struct gguf_string arch);
 
 struct layer {
     const float *attn_norm, *ffn_norm;
@@ -36,15 +18,6 @@ struct layer {
     const struct weight *router;              /* NULL: no experts */
     const struct weight **gate, **up, **down; /* one, or one for each expert */
     bool window;
-};
-
-struct facts {
-    const struct habits *habits;
-    uint32_t layers, width, heads, kv_heads, head_dim, rope_dim, ffn, vocab, trained_context;
-    uint32_t experts, experts_used; /* 0: none */
-    uint32_t window;                /* positions */
-    float eps, rope_base, rope_base_window, rope_scale, query_scale, softcap; /* softcap 0: none */
-    const float *rope_factors;      /* rope_dim / 2 of them, or NULL */
 };
 
 struct run_model {
