@@ -1020,8 +1020,9 @@ def facts_seeds():
             tokens = ["<unk>", "<s>", "</s>", "a"]
             keys += [key("tokenizer.ggml.model", 8, string("llama")),
                      key("tokenizer.ggml.tokens", 9,
-                         array(8, len(tokens), b"".join(map(string, tokens)))),
-                     key("tokenizer.chat_template", 8, string(template))]
+                         array(8, len(tokens), b"".join(map(string, tokens))))]
+        if template:
+            keys += [key("tokenizer.chat_template", 8, string(template))]
         return gguf(keys)
 
     def real(name, v):
@@ -1036,12 +1037,12 @@ def facts_seeds():
              "mistral-v7": "[INST][SYSTEM_PROMPT] ", "llama2": "[INST]content.strip()",
              "phi3": "<|assistant|><|end|>", "gemma": "<start_of_turn>",
              "zephyr": "<|user|>\n' + message['content'] + eos_token",
-             "llama3": "<|start_header_id|><|end_header_id|>", "unknown": "{{ x }}", "empty": ""}
+             "llama3": "<|start_header_id|><|end_header_id|>", "unknown": "{{ x }}", "none": ""}
     return {
         **{f"chat-{name}": model(template=sign) for name, sign in signs.items()},
         "chat-no-eos": model("llama", u32("tokenizer.ggml.eos_token_id", 99),
                              template=signs["zephyr"]),
-        "chat-array": model("llama", key("tokenizer.chat_template", 9, array(8, 0))),
+        "chat-array": model("llama", key("tokenizer.chat_template", 9, array(8, 0)), template=""),
         **{f"arch-{arch}": model(arch) for arch in ("llama", "qwen2", "qwen3", "gemma3", "bert")},
         "gemma3-62": model("gemma3", block_count=62),
         "experts": model(**{"expert_count": 8, "expert_used_count": 2}),
