@@ -88,6 +88,17 @@ static void softmax(float *x, uint32_t n)
         x[i] /= sum;
 }
 
+/* Shares work out, unless it is over before another thread has woken. */
+static void run_shares(struct forward *f, uint32_t tokens,
+                       void (*share)(void *context, unsigned i, unsigned shares), void *context)
+{
+    enum { WORTHWHILE = 4 };
+    if (tokens < WORTHWHILE)
+        share(context, 0, 1);
+    else
+        team_run(f->team, share, context);
+}
+
 /* ---- products ---- */
 
 static struct activations *activations_of(const struct forward *f, uint64_t cols)
@@ -160,7 +171,7 @@ static int multiply_kind(struct forward *f, const struct weight *const *weights,
     struct multiply m = {f, {.weights = weights, .count = count}, outs, a, 0};
     int rc = f->backend->activations_begin(f->backend, a, kind, tokens), more = 0;
     if (!rc) {
-        team_run(f->team, put_share, &put);
+        run_shares(f, tokens, put_share, &put);
         rc = put.rc;
     }
     while (!rc && (more = weights_take(f->weights, &m.taking, err)) > 0) {
@@ -314,7 +325,7 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
     norm_heads(f->k, l->k_norm, k, k->kv_heads, tokens);
     rotate(f, f->q, k->heads, tokens, l->window);
     rotate(f, f->k, k->kv_heads, tokens, l->window);
-    team_run(f->team, remember_share, &attend);
+    run_shares(f, tokens, remember_share, &attend);
     team_run(f->team, attend_share, &attend);
     if (attend.rc)
         return error_set(err, attend.rc, "attention failed: %s", strerror(-attend.rc));
