@@ -14,7 +14,7 @@
  *
  * For float activations, weight i decoded as codec/decode.h has it: sum[i % 16] += w * x, then in
  * halves as above. Every operation is rounded by itself; nothing is fused. Where a result is NaN,
- * which NaN it is may differ.
+ * which NaN it is may differ. attend.h has the order of attention's sums.
  */
 #ifndef KERNELS_CPU_DOT_H
 #define KERNELS_CPU_DOT_H

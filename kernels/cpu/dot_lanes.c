@@ -30,10 +30,10 @@ enum {
 /* The codes of group j of 32 weights. */
 typedef bytes32 codes_fn(const uint8_t *block, int j);
 
-/* Factors are the scales in a form that factors_of knows. A side is what the sums of levels are to
- * be multiplied with, words in the order of activations.sums: the mins, or what takes the codes'
- * zero out again. */
-typedef void sides_fn(const uint8_t *block, __m256i *factors, __m256i *side);
+/* The scales of every 16 weights, and what the sums of levels are to be multiplied with: the mins, or
+ * what takes the codes' zero out again. Words in the order of activations.sums: those of even ones
+ * in one half, of odd ones in the other. */
+typedef void sides_fn(const uint8_t *block, __m256i *scales, __m256i *side);
 
 /* In each of eight bytes. */
 static const uint64_t TWO_BITS = 0x0303030303030303, FOUR_BITS = 0x0f0f0f0f0f0f0f0f,
@@ -80,11 +80,11 @@ INLINE bytes32 q2_k_codes(const uint8_t *block, int j)
     return two_bits(b->qs, j);
 }
 
-INLINE void q2_k_sides(const uint8_t *block, __m256i *factors, __m256i *side)
+INLINE void q2_k_sides(const uint8_t *block, __m256i *scales, __m256i *side)
 {
     const struct block_q2_k *b = (const void *)block;
     __m256i v = _mm256_cvtepu8_epi16(evens_odds(load_half(b->scales)));
-    *factors = two_bits_unit(v & words(15));
+    *scales = two_bits_unit(v & words(15));
     *side = _mm256_srli_epi16(v, 4);
 }
 
@@ -95,7 +95,7 @@ INLINE bytes32 q3_k_codes(const uint8_t *block, int j)
 }
 
 /* Six-bit levels are put together by integer units: vector units have enough to do. */
-INLINE void q3_k_sides(const uint8_t *block, __m256i *factors, __m256i *side)
+INLINE void q3_k_sides(const uint8_t *block, __m256i *scales, __m256i *side)
 {
     const struct block_q3_k *b = (const void *)block;
     uint64_t bits = load_u64(b->scales), top = load_u32(b->scales + 8);
@@ -104,7 +104,7 @@ INLINE void q3_k_sides(const uint8_t *block, __m256i *factors, __m256i *side)
     uint64_t high = (bits >> 4 & FOUR_BITS) | (top >> 4 & TWO_BITS) << 4;
     __m128i levels = evens_odds(_mm_set_epi64x((long long)high, (long long)low));
     __m256i v = _mm256_sub_epi16(_mm256_cvtepu8_epi16(levels), words(32));
-    *factors = two_bits_unit(v);
+    *scales = two_bits_unit(v);
     *side = _mm256_mullo_epi16(v, words(-4 * 4));
 }
 
@@ -115,18 +115,19 @@ INLINE bytes32 q4_k_codes(const uint8_t *block, int j)
 }
 
 /* As scale_min_get, all at once; for Q5_K as well, whose blocks begin alike. */
-INLINE void q4_k_sides(const uint8_t *block, __m256i *factors, __m256i *side)
+INLINE void q4_k_sides(const uint8_t *block, __m256i *scales, __m256i *side)
 {
     const struct block_q4_k *b = (const void *)block;
     uint64_t bits = load_u64(b->scales), low = load_u32(b->scales + 8);
     low |= low << 28; /* bytes 4 to 7: the high nibbles */
     uint64_t next = (low & FOUR_BITS) | (bits >> 6 & TWO_BITS) << 4;
     /* Scales 0 to 3, mins 0 to 3, scales 4 to 7, mins 4 to 7, as bytes in each half. */
-    *factors =
+    __m256i all =
         _mm256_broadcastsi128_si256(_mm_set_epi64x((long long)next, (long long)(bits & SIX_BITS)));
-    *side = _mm256_shuffle_epi8(*factors, _mm256_setr_epi8(4, -1, 5, -1, 6, -1, 7, -1, 12, -1, 13,
-                                                           -1, 14, -1, 15, -1, 4, -1, 5, -1, 6, -1,
-                                                           7, -1, 12, -1, 13, -1, 14, -1, 15, -1));
+    *scales =
+        _mm256_shuffle_epi8(all, twice(0, -1, 1, -1, 2, -1, 3, -1, 8, -1, 9, -1, 10, -1, 11, -1));
+    *side =
+        _mm256_shuffle_epi8(all, twice(4, -1, 5, -1, 6, -1, 7, -1, 12, -1, 13, -1, 14, -1, 15, -1));
 }
 
 INLINE bytes32 q5_k_codes(const uint8_t *block, int j)
@@ -143,11 +144,11 @@ INLINE bytes32 q6_k_codes(const uint8_t *block, int j)
     return low | (shift_right(load(b->qh + 32 * half), 2 * k - 4) & bytes(0x30));
 }
 
-INLINE void q6_k_sides(const uint8_t *block, __m256i *factors, __m256i *side)
+INLINE void q6_k_sides(const uint8_t *block, __m256i *scales, __m256i *side)
 {
     const struct block_q6_k *b = (const void *)block;
-    *factors = _mm256_cvtepi8_epi16(evens_odds(load_half(b->scales)));
-    *side = _mm256_mullo_epi16(*factors, words(-32));
+    *scales = _mm256_cvtepi8_epi16(evens_odds(load_half(b->scales)));
+    *side = _mm256_mullo_epi16(*scales, words(-32));
 }
 
 /* ---- blocks of 32: codes ---- */
@@ -185,15 +186,32 @@ INLINE bytes32 iq4_nl_codes(const uint8_t *block)
     return signed_codes(_mm256_shuffle_epi8(table, nibbles(block + 2)));
 }
 
-/* Eight halves, at p, p + size and so on. Integer units put them together: vector units have
- * enough to shuffle. */
-INLINE __m256 halves_load(const uint8_t *p, size_t size)
+/* Four halves, at p, p + size and so on, and what lies behind them. */
+INLINE __m128i pairs_load(const uint8_t *p, size_t size)
 {
+    __m128i v[4];
+    for (int i = 0; i < 4; i++)
+        v[i] = _mm_cvtsi32_si128((int32_t)load_u32(p + (size_t)i * size));
+    return _mm_unpacklo_epi64(_mm_unpacklo_epi32(v[0], v[1]), _mm_unpacklo_epi32(v[2], v[3]));
+}
+
+/* The halves of eight blocks, at p, p + size and so on; with a pair, those behind them as well.
+ * Single ones are put together by integer units: vector units have enough to shuffle. */
+INLINE void halves_load(const uint8_t *p, size_t size, bool pair, __m256 *first, __m256 *second)
+{
+    if (pair) {
+        __m128i low = pairs_load(p, size), high = pairs_load(p + 4 * size, size),
+                mask = _mm_set1_epi32(0xffff);
+        *first = _mm256_cvtph_ps(_mm_packus_epi32(low & mask, high & mask));
+        *second =
+            _mm256_cvtph_ps(_mm_packus_epi32(_mm_srli_epi32(low, 16), _mm_srli_epi32(high, 16)));
+        return;
+    }
     uint64_t four[2];
     for (int i = 0; i < 2; i++, p += 4 * size)
         four[i] = (uint64_t)load_u16(p) | (uint64_t)load_u16(p + size) << 16 |
                   (uint64_t)load_u16(p + 2 * size) << 32 | (uint64_t)load_u16(p + 3 * size) << 48;
-    return _mm256_cvtph_ps(_mm_set_epi64x((long long)four[1], (long long)four[0]));
+    *first = _mm256_cvtph_ps(_mm_set_epi64x((long long)four[1], (long long)four[0]));
 }
 
 /* ---- one row, n columns ---- */
@@ -212,16 +230,65 @@ struct traits {
     bool is_signed; /* likewise: codes are signed */
     int width;      /* superblocks: weights that share a scale */
     int unit;       /* likewise: sums are shifted to the left by that */
+    bool nibbles;   /* likewise: nibbles_dot will do */
 };
 
-/* The scales of group j of 32 weights, as words for all of them. Factors are words, one for each 16
- * weights, even ones in one half and odd ones in the other; or what q4_k_sides makes. */
-INLINE __m256i factors_of(__m256i factors, int width, int j)
+/* The scales of groups i and j of 32 weights, as words for four sums of the one and four of the other
+ * in each half; i == j: for all words. */
+INLINE __m256i scales_of(__m256i scales, int i, int j)
 {
-    int byte = j % 4 + j / 4 * 8;
-    return _mm256_shuffle_epi8(factors,
-                               words(width == BLOCK ? 0x8000 | byte : 0x0100 + 0x0202 * j));
+    long long one = 0x0100010001000100;
+    return _mm256_shuffle_epi8(
+        scales, _mm256_set_epi64x(one + j * 0x0202020202020202, one + i * 0x0202020202020202,
+                                  one + j * 0x0202020202020202, one + i * 0x0202020202020202));
 }
+
+/* Adds a block's products with their scales to dot, in any of its lanes. Sums of four fit into words,
+ * for codes are less than 64, so where they are made at once two vectors of them become one. */
+INLINE void block_dot(int n, codes_fn *codes, const uint8_t *block, const int8_t *q,
+                      size_t q_stride, __m256i scales, __m256i (*dot)[CHAINS])
+{
+    const int chains = n == 1 ? CHAINS : 1;
+#pragma GCC unroll 8
+    for (int j = 0; j < GROUPS; j += 1 + FOURS) {
+        bytes32 w = codes(block, j), next = codes(block, j + FOURS);
+        __m256i scale = scales_of(scales, j, j + FOURS);
+        for (int c = 0; c < n; c++) {
+            const int8_t *x = q + c * q_stride + j * BLOCK;
+            __m256i *sum = &dot[c][j / (1 + FOURS) % chains];
+            __m256i words = FOURS ? _mm256_packs_epi32(dot_codes(w, load(x), false),
+                                                       dot_codes(next, load(x + BLOCK), false))
+                                  : dot_pairs(w, load(x));
+            *sum = dot_words(*sum, words, scale);
+        }
+    }
+}
+
+#ifdef __AVX512VNNI__
+/* What block_dot does, for Q4_K: codes stay where they are. Sixteen times a sum of fours of high
+ * nibbles, shifted, is a word of which the sum of low ones is made the neighbour by adding it up on
+ * top. That is kept positive by 2 << 12, more than it can be less than nothing, lest it borrow; and
+ * what this comes to, 65536 times the scales of low nibbles, is where the sums begin. */
+INLINE void nibbles_dot(int n, const uint8_t *block, const int8_t *q, size_t q_stride,
+                        __m256i scales, __m256i (*dot)[CHAINS])
+{
+    const struct block_q4_k *b = (const void *)block;
+    __m256i above = _mm256_madd_epi16(scales, _mm256_set1_epi32(0x8000));
+#pragma GCC unroll 4
+    for (int j = 0; j < GROUPS; j += 2) {
+        bytes32 v = load(b->qs + j * BLOCK / 2);
+        __m256i scale =
+            _mm256_shuffle_epi8(scales, _mm256_set1_epi32(0x03020100 + j / 2 * 0x04040404));
+        for (int c = 0; c < n; c++) {
+            const int8_t *x = q + c * q_stride + j * BLOCK;
+            __m256i high =
+                _mm256_dpbusd_epi32(_mm256_set1_epi32(2), v & bytes(0xf0), load(x + BLOCK));
+            __m256i both = _mm256_dpbusd_epi32(_mm256_slli_epi32(high, 12), v & bytes(15), load(x));
+            dot[c][0] = dot_words(j ? dot[c][0] : above, both, scale);
+        }
+    }
+}
+#endif
 
 /* Superblocks k to k + count - 1, at most 8 and in their lanes. */
 INLINE void superblocks_add(int n, int count, codes_fn *codes, sides_fn *sides, struct traits f,
@@ -234,22 +301,19 @@ INLINE void superblocks_add(int n, int count, codes_fn *codes, sides_fn *sides, 
     const int8_t *q = a->q + column * a->q_stride + k * SUPERBLOCK;
     const int16_t *levels = a->sums + column * a->sum_stride + k * (SUPERBLOCK / FINE);
     for (int s = 0; s < count; s++, block += f.size, q += SUPERBLOCK, levels += SUPERBLOCK / FINE) {
-        __m256i factors, side, dot[COLUMNS][CHAINS];
-        sides(block, &factors, &side);
+        __m256i scales, side, dot[COLUMNS][CHAINS];
+        sides(block, &scales, &side);
         for (int c = 0; c < n; c++) {
             min[c][s] = _mm256_madd_epi16(side, load(levels + c * a->sum_stride));
             for (int i = 0; i < chains; i++)
                 dot[c][i] = f.pair || i ? _mm256_setzero_si256() : min[c][s];
         }
-#pragma GCC unroll 8
-        for (int j = 0; j < GROUPS; j++) {
-            bytes32 w = codes(block, j);
-            __m256i factor = factors_of(factors, f.width, j);
-            for (int c = 0; c < n; c++)
-                dot[c][j % chains] =
-                    dot_words(dot[c][j % chains],
-                              dot_pairs(w, load(q + c * a->q_stride + j * BLOCK)), factor);
-        }
+#ifdef __AVX512VNNI__
+        if (f.nibbles)
+            nibbles_dot(n, block, q, a->q_stride, scales, dot);
+        else
+#endif
+            block_dot(n, codes, block, q, a->q_stride, scales, dot);
         for (int c = 0; c < n; c++) {
             acc[c][s] = dot[c][0];
             for (int i = 1; i < chains; i++)
@@ -269,7 +333,8 @@ INLINE void superblocks_add(int n, int count, codes_fn *codes, sides_fn *sides, 
             for (int s = count; s < SUM_LANES; s++)
                 acc[c][s] = min[c][s] = _mm256_setzero_si256();
     }
-    __m256 d = halves_load(head, step), dmin = f.pair ? halves_load(head + 2, step) : d;
+    __m256 d, dmin;
+    halves_load(head, step, f.pair, &d, &dmin);
     for (int c = 0; c < n; c++) {
         __m256 scale = _mm256_loadu_ps(a->scale + (column + c) * a->scale_stride + k);
         __m256i sums = _mm256_srai_epi32(sums_of_eight(acc[c]), f.unit);
@@ -305,7 +370,8 @@ INLINE void blocks_add(int n, codes_32_fn *codes, struct traits f, const uint8_t
         for (int c = 0; c < n; c++)
             acc[c][s] = dot_codes(w, load(q + c * a->q_stride + s * BLOCK), f.is_signed);
     }
-    __m256 d = halves_load(p, f.size), m = f.pair ? halves_load(p + 2, f.size) : d;
+    __m256 d, m;
+    halves_load(p, f.size, f.pair, &d, &m);
     for (int c = 0; c < n; c++) {
         __m256 scale = _mm256_loadu_ps(a->scale + (column + c) * a->scale_stride + k);
         __m256i dots = sums_of_eight(acc[c]);
@@ -349,9 +415,17 @@ INLINE void blocks_dot(int n, codes_32_fn *codes, struct traits f, const uint8_t
 /* One group of 256 weights of a row. */
 struct unpacked {
     uint8_t q[GROUP];
-    int16_t scale[GROUP / 2], side[GROUP / FINE]; /* scales: one for two weights */
-    float d[SUM_LANES], dmin[SUM_LANES];          /* superblocks have one */
+    int16_t scale[GROUP / FINE], side[GROUP / FINE]; /* sides in the order of sides_fn */
+    float d[SUM_LANES], dmin[SUM_LANES];             /* superblocks have one */
 };
+
+/* Words in the order of sides_fn, in that of the weights. */
+INLINE void store_in_turns(int16_t *to, __m256i v)
+{
+    __m128i even = _mm256_castsi256_si128(v), odd = _mm256_extracti128_si256(v, 1);
+    _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi16(even, odd));
+    _mm_storeu_si128((__m128i *)(to + 8), _mm_unpackhi_epi16(even, odd));
+}
 
 typedef float tile_sums[TILES_MAX][TILE_ROWS][SUM_LANES][TILE];
 
@@ -387,13 +461,12 @@ INLINE void superblocks_tile(codes_fn *codes, sides_fn *sides, struct traits f,
     for (size_t k = 0; k < a->blocks; k++) {
         for (int r = 0; r < TILE_ROWS; r++) {
             const uint8_t *block = rows[r] + k * f.size;
-            __m256i factors, side;
-            sides(block, &factors, &side);
+            __m256i scales, side;
+            sides(block, &scales, &side);
+            store_in_turns(u[r].scale, scales);
             store(u[r].side, side);
-            for (int j = 0; j < GROUPS; j++) {
+            for (int j = 0; j < GROUPS; j++)
                 store(u[r].q + j * BLOCK, codes(block, j));
-                store(u[r].scale + j * BLOCK / 2, factors_of(factors, f.width, j));
-            }
             u[r].d[0] = f32_from_f16(load_u16(block + f.head));
             u[r].dmin[0] = f.pair ? f32_from_f16(load_u16(block + f.head + 2)) : 0;
         }
@@ -423,8 +496,8 @@ INLINE void superblocks_tile(codes_fn *codes, sides_fn *sides, struct traits f,
                                 part[r], lanes_all((int32_t)load_u32(u[r].q + j)), x, false);
                     }
                     for (int r = 0; r < TILE_ROWS; r++)
-                        dot[r] = lanes_add(dot[r],
-                                           lanes_multiply(part[r], lanes_all(u[r].scale[i / 2])));
+                        dot[r] = lanes_add(
+                            dot[r], lanes_multiply(part[r], lanes_all(u[r].scale[i / FINE])));
                 }
                 float_lanes scale =
                     floats_load(a->tile_scale + ((tile + t) * a->scale_stride + k) * TILE + lane);
@@ -458,9 +531,11 @@ INLINE void blocks_tile(codes_32_fn *codes, struct traits f, const uint8_t *cons
                 p = blocks_pad(p, a->blocks - k, f.size, padded);
             for (int b = 0; b < SUM_LANES; b++)
                 store(u[r].q + b * BLOCK, codes(p + b * f.size));
-            _mm256_storeu_ps(u[r].d, halves_load(p, f.size));
+            __m256 d, m;
+            halves_load(p, f.size, f.pair, &d, &m);
+            _mm256_storeu_ps(u[r].d, d);
             if (f.pair)
-                _mm256_storeu_ps(u[r].dmin, halves_load(p + 2, f.size));
+                _mm256_storeu_ps(u[r].dmin, m);
         }
         for (uint32_t t = 0; t < tiles; t++)
             for (int lane = 0; lane < TILE; lane += LANES)
@@ -565,10 +640,10 @@ static void floats_dot(decode_fn *decode, const struct format *f, const uint8_t 
 
 #ifdef __AVX512F__
 #define DECODERS decoders_avx512
-#define ATTEND attend_avx512
+#define ATTEND   attend_avx512
 #else
 #define DECODERS decoders_avx2
-#define ATTEND attend_avx2
+#define ATTEND   attend_avx2
 #endif
 
 static void dot_float(const struct format *f, const uint8_t *row, const struct activations *a,
@@ -615,7 +690,7 @@ static void dot_float(const struct format *f, const uint8_t *row, const struct a
 
 SUPERBLOCKS(q2_k, q2_k_sides, AT(q2_k), .pair = true, .width = 16, .unit = 2)
 SUPERBLOCKS(q3_k, q3_k_sides, AT(q3_k), .width = 16, .unit = 2)
-SUPERBLOCKS(q4_k, q4_k_sides, AT(q4_k), .pair = true, .width = 32)
+SUPERBLOCKS(q4_k, q4_k_sides, AT(q4_k), .pair = true, .width = 32, .nibbles = true)
 SUPERBLOCKS(q5_k, q4_k_sides, AT(q5_k), .pair = true, .width = 32)
 SUPERBLOCKS(q6_k, q6_k_sides, AT(q6_k), .width = 16)
 BLOCKS(q8_0, .zero = SIGNED_ZERO, .is_signed = true)

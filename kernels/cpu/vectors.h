@@ -31,6 +31,9 @@ INLINE __m128i load_half(const void *p) { return _mm_loadu_si128(p); }
 INLINE bytes32 bytes(int v) { return _mm256_set1_epi8((char)v); }
 INLINE bytes32 words(int v) { return _mm256_set1_epi16((short)v); }
 
+/* 16 bytes in each half. */
+#define twice(...) _mm256_broadcastsi128_si256(_mm_setr_epi8(__VA_ARGS__))
+
 /* Bits go from byte to byte; less than nothing is to the left. */
 INLINE bytes32 shift_right(bytes32 v, int n)
 {
@@ -73,9 +76,11 @@ INLINE __m256i dot_words(__m256i acc, __m256i a, __m256i b)
 
 /* Codes that are signed, as dot_codes wants them, and what then is their zero. */
 #ifdef __AVX512VNNI__
+enum { FOURS = 1 }; /* whether four products are best summed up at once */
 enum { SIGNED_ZERO = 128 };
 INLINE bytes32 signed_codes(bytes32 v) { return v ^ bytes(128); }
 #else
+enum { FOURS = 0 };
 enum { SIGNED_ZERO = 0 };
 INLINE bytes32 signed_codes(bytes32 v) { return v; }
 #endif
