@@ -23,6 +23,21 @@ int command_usage(const struct command *c, const char *fmt, ...)
     return EXIT_USAGE;
 }
 
+int command_options(const struct command *c, int argc, char **argv, const char *letters,
+                    const struct option *options,
+                    bool (*take)(void *context, int option, const char *argument), void *context)
+{
+    for (int o; (o = getopt_long(argc, argv, letters, options, NULL)) != -1;) {
+        if (o == 'h')
+            return command_help(c);
+        if (o == '?')
+            return command_usage(c, "what is wanted?");
+        if (!take(context, o, optarg))
+            return command_usage(c, "\"%s\" is out of range", optarg);
+    }
+    return -1;
+}
+
 int command_fail(const char *fmt, ...)
 {
     va_list ap;

@@ -7,6 +7,7 @@
 
 #include "codec/error.h"
 
+#include <getopt.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -62,6 +63,13 @@ int command_help(const struct command *c);
 /* Prints "PROGRAM COMMAND: ..." and a hint to stderr, and returns EXIT_USAGE. */
 int command_usage(const struct command *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* Hands each option of a command line to `take`, as getopt_long tells it; that returns false where an
+ * argument is out of range. 'h' is --help. Returns -1 when all went well, and what is left of the
+ * line begins at optind; else it has said why not, or helped, and returns the exit status. */
+int command_options(const struct command *c, int argc, char **argv, const char *letters,
+                    const struct option *options,
+                    bool (*take)(void *context, int option, const char *argument), void *context);
 
 /* Prints "PROGRAM: ..." to stderr, and returns EXIT_ERROR. */
 int command_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -8,7 +8,6 @@
 #include "tools/run/report.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -72,9 +71,7 @@ static void print(const struct engine *e, const struct job *j, const struct outc
                              "decoded_tokens", (json_int_t)j->length, "prefill_tok_s",
                              out->prefill, "decode_tok_s", out->decode);
     report_json(e, root);
-    json_dumpf(root, stdout, JSON_INDENT(2));
-    putchar('\n');
-    json_decref(root);
+    report_print(root);
 }
 
 static int bench(const struct job *j, struct error *err)
@@ -99,27 +96,29 @@ static int bench(const struct job *j, struct error *err)
     return rc ? error_prefix(err, rc, "%s", j->path) : 0;
 }
 
-int run_bench(const struct command *self, int argc, char **argv)
+static bool take(void *context, int c, const char *argument)
 {
     enum { TOKENS_MAX = 1 << 20, REPEATS_MAX = 1000 };
+    struct job *j = context;
+    switch (c) {
+    case 'p': return parse_whole(argument, 0, TOKENS_MAX, &j->prompt);
+    case 'n': return parse_whole(argument, 0, TOKENS_MAX, &j->length);
+    case 'e': return parse_whole(argument, 1, REPEATS_MAX, &j->repeats);
+    default: return run_options_take(&j->options, c, argument);
+    }
+}
+
+int run_bench(const struct command *self, int argc, char **argv)
+{
     static const struct option long_options[] = {{"prompt", required_argument, NULL, 'p'},
                                                  {"length", required_argument, NULL, 'n'},
                                                  {"repeats", required_argument, NULL, 'e'},
                                                  RUN_OPTIONS_LONG};
     struct job j = {.prompt = 512, .length = 128, .repeats = 3};
-    for (int c; (c = getopt_long(argc, argv, "p:n:" RUN_OPTIONS_SHORT, long_options, NULL)) != -1;) {
-        bool good;
-        switch (c) {
-        case 'p': good = parse_whole(optarg, 0, TOKENS_MAX, &j.prompt); break;
-        case 'n': good = parse_whole(optarg, 0, TOKENS_MAX, &j.length); break;
-        case 'e': good = parse_whole(optarg, 1, REPEATS_MAX, &j.repeats); break;
-        case 'h': return command_help(self);
-        case '?': return command_usage(self, "what is wanted?");
-        default: good = run_options_take(&j.options, c, optarg);
-        }
-        if (!good)
-            return command_usage(self, "\"%s\" is out of range", optarg);
-    }
+    int status =
+        command_options(self, argc, argv, "p:n:" RUN_OPTIONS_SHORT, long_options, take, &j);
+    if (status >= 0)
+        return status;
     if (argc - optind != 1 || j.prompt + j.length == 0)
         return command_usage(self, "one GGUF file is needed, and tokens to run");
     j.path = argv[optind];

@@ -8,7 +8,6 @@
 #include "tools/run/sketch.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -286,8 +285,9 @@ static bool take_size(struct wanted *w, int device, const char *argument)
     return true;
 }
 
-static bool take(struct wanted *w, int c, const char *argument)
+static bool take(void *context, int c, const char *argument)
 {
+    struct wanted *w = context;
     uint64_t v;
     switch (c) {
     case 'C':
@@ -362,25 +362,22 @@ static int look(struct outlook *o, const struct wanted *w, struct error *err)
 int run_plan(const struct command *self, int argc, char **argv)
 {
     static const struct option long_options[] = {
-        {"config",           required_argument, NULL, 'C'},
-        {"formats",              required_argument, NULL, 'F'},
-        {"ram",                  required_argument, NULL, 'r'},
-        {"vram",required_argument, NULL, 'v'},
-        {"link",               required_argument, NULL, 'l'},
-        {"memory",              required_argument, NULL, 'm'},
-        {"flops",              required_argument, NULL, 'f'},
-        {"context",                  required_argument, NULL, 'c'},
-        {"json",              no_argument, NULL, 'j'},
-        {"help",               no_argument, NULL, 'h'},
-        {0            }
+        {"config",  required_argument, NULL, 'C'},
+        {"formats", required_argument, NULL, 'F'},
+        {"ram",     required_argument, NULL, 'r'},
+        {"vram",    required_argument, NULL, 'v'},
+        {"link",    required_argument, NULL, 'l'},
+        {"memory",  required_argument, NULL, 'm'},
+        {"flops",   required_argument, NULL, 'f'},
+        {"context", required_argument, NULL, 'c'},
+        {"json",    no_argument,       NULL, 'j'},
+        {"help",    no_argument,       NULL, 'h'},
+        {0}
     };
     struct wanted w = {.device = &devices[RAM]};
-    for (int c; (c = getopt_long(argc, argv, "c:h", long_options, NULL)) != -1;) {
-        if (c == 'h')
-            return command_help(self);
-        if (!take(&w, c, optarg))
-            return command_usage(self, "what is wanted?");
-    }
+    int status = command_options(self, argc, argv, "c:h", long_options, take, &w);
+    if (status >= 0)
+        return status;
     if (argc - optind != !w.config)
         return command_usage(self, "one GGUF file is needed, or --config");
     if (w.formats && !w.config)

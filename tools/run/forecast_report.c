@@ -2,6 +2,7 @@
 #include "tools/run/forecast.h"
 
 #include "tools/command.h"
+#include "tools/run/report.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -333,7 +334,5 @@ void forecast_print_json(const struct outlook *o, const struct wanted *w)
     for (size_t i = 0; i < o->count; i++)
         json_array_append_new(list, describe_forecast(o, &o->forecasts[i], w));
     json_object_set_new(root, "formats", list);
-    json_dumpf(root, stdout, JSON_INDENT(2));
-    putchar('\n');
-    json_decref(root);
+    report_print(root);
 }

@@ -167,9 +167,7 @@ static void print_json(const struct engine *e, const struct outcome *out)
                              ids, "prefill_tok_s", prefill_speed(out), "decode_tok_s",
                              decode_speed(out));
     report_json(e, root);
-    json_dumpf(root, stdout, JSON_INDENT(2));
-    putchar('\n');
-    json_decref(root);
+    report_print(root);
 }
 
 static void report(const struct engine *e, const struct outcome *out)
@@ -197,8 +195,9 @@ static int generate(struct job *j, struct outcome *out, struct error *err)
     return rc ? error_prefix(err, rc, "%s", j->path) : 0;
 }
 
-static bool take(struct job *j, int c, const char *argument)
+static bool take(void *context, int c, const char *argument)
 {
+    struct job *j = context;
     switch (c) {
     case 'p':
         j->prompt = argument;
@@ -241,15 +240,10 @@ int run_generate(const struct command *self, int argc, char **argv)
         .length = DEFAULT_LENGTH,
         .sampler = {.temperature = 0.8, .top_p = 0.95, .top_k = 40, .state = (uint64_t)time(NULL)}
     };
-    for (int c;
-         (c = getopt_long(argc, argv, "p:n:" RUN_OPTIONS_SHORT, long_options, NULL)) != -1;) {
-        if (c == 'h')
-            return command_help(self);
-        if (c == '?')
-            return command_usage(self, "what is wanted?");
-        if (!take(&j, c, optarg))
-            return command_usage(self, "\"%s\" is out of range", optarg);
-    }
+    int status =
+        command_options(self, argc, argv, "p:n:" RUN_OPTIONS_SHORT, long_options, take, &j);
+    if (status >= 0)
+        return status;
     if (!j.prompt || argc - optind != 1)
         return command_usage(self, "a prompt (-p) and one GGUF file are needed");
     if (j.system && !j.chat)

@@ -13,7 +13,6 @@
 #include "tools/run/report.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -271,14 +270,13 @@ static void tell(struct run *r, bool json)
     json_object_set_new(root, "chunks", json_integer(r->chunks));
     json_object_set_new(root, "tokens", json_integer((json_int_t)tokens));
     json_object_update(root, r->report);
-    json_dumpf(root, stdout, JSON_INDENT(2));
-    putchar('\n');
-    json_decref(root);
+    report_print(root);
     json_decref(r->report);
 }
 
-static bool take(struct job *j, int c, const char *argument)
+static bool take(void *context, int c, const char *argument)
 {
+    struct job *j = context;
     switch (c) {
     case 'f':
         j->text = argument;
@@ -306,14 +304,9 @@ int run_perplexity(const struct command *self, int argc, char **argv)
         RUN_OPTIONS_LONG
     };
     struct job j = {0};
-    for (int c; (c = getopt_long(argc, argv, "f:" RUN_OPTIONS_SHORT, long_options, NULL)) != -1;) {
-        if (c == 'h')
-            return command_help(self);
-        if (c == '?')
-            return command_usage(self, "what is wanted?");
-        if (!take(&j, c, optarg))
-            return command_usage(self, "\"%s\" is out of range", optarg);
-    }
+    int status = command_options(self, argc, argv, "f:" RUN_OPTIONS_SHORT, long_options, take, &j);
+    if (status >= 0)
+        return status;
     if ((!j.text && !j.compare) || argc - optind != 1)
         return command_usage(self, "a text (-f) and one GGUF file are needed");
     if (j.save && j.compare)

@@ -80,3 +80,10 @@ void report_json(const struct engine *e, json_t *root)
     json_object_set_new(root, "memory_bytes_s", json_real(e->rates.memory));
     json_object_set_new(root, "expected_tok_s", json_real(e->expected));
 }
+
+void report_print(json_t *root)
+{
+    json_dumpf(root, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(root);
+}

@@ -17,4 +17,7 @@ void report_end(const struct engine *e, double seconds, FILE *out);
 /* The same, into an object. */
 void report_json(const struct engine *e, json_t *root);
 
+/* Prints an object to stdout and lets go of it. */
+void report_print(json_t *root);
+
 #endif
