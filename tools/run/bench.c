@@ -62,9 +62,10 @@ static int measure(struct engine *e, const struct job *j, struct outcome *out, s
 static void print(const struct engine *e, const struct job *j, const struct outcome *out)
 {
     if (!j->options.json) {
-        printf("prefill of %" PRIu64 " tokens: %.2f tok/s\ndecode of %" PRIu64
-               " tokens: %.2f tok/s\n",
-               j->prompt, out->prefill, j->length, out->decode);
+        if (j->prompt)
+            printf("prefill of %" PRIu64 " tokens: %.2f tok/s\n", j->prompt, out->prefill);
+        if (j->length)
+            printf("decode of %" PRIu64 " tokens: %.2f tok/s\n", j->length, out->decode);
         return;
     }
     json_t *root = json_pack("{s:I, s:I, s:f, s:f}", "prompt_tokens", (json_int_t)j->prompt,
