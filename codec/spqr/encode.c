@@ -306,26 +306,25 @@ enum { LANES = 8, VECTORS = 2, AT_ONCE = 4 };
 #else
 enum { LANES = 4, VECTORS = 2, AT_ONCE = 4 };
 #endif
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 
 /* Some columns and rows of a group: the errors of `count` earlier columns. */
 static inline __attribute__((always_inline)) void
-apply_errors(const float (*errors)[ROWS], const float *panel, size_t count, float (*w)[ROWS])
+apply_errors(const float *errors, const float *panel, size_t count, float *w)
 {
     lanes sum[AT_ONCE][VECTORS];
     for (int c = 0; c < AT_ONCE; c++)
-        memcpy(sum[c], w[c], sizeof sum[c]);
-    for (size_t k = 0; k < count; k++, panel += GROUP) {
-        lanes error[VECTORS];
-        memcpy(error, errors[k], sizeof error);
+        for (int v = 0; v < VECTORS; v++)
+            sum[c][v] = *(lanes *)(w + c * ROWS + v * LANES);
+    for (size_t k = 0; k < count; k++, errors += ROWS, panel += GROUP)
 #pragma GCC unroll 16
         for (int c = 0; c < AT_ONCE; c++)
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++)
-                sum[c][v] -= error[v] * panel[c];
-    }
+                sum[c][v] -= *(const lanes *)(errors + v * LANES) * panel[c];
     for (int c = 0; c < AT_ONCE; c++)
-        memcpy(w[c], sum[c], sizeof sum[c]);
+        for (int v = 0; v < VECTORS; v++)
+            *(lanes *)(w + c * ROWS + v * LANES) = sum[c][v];
 }
 
 /* All earlier columns; so many at a time as the first cache has room for. */
@@ -335,8 +334,8 @@ static void feed_back(const float (*errors)[ROWS], const float *panel, size_t co
     for (size_t k = 0; k < count; k += CHUNK, errors += CHUNK, panel += CHUNK * GROUP)
         for (int c = 0; c < GROUP; c += AT_ONCE)
             for (int r = 0; r < ROWS; r += LANES * VECTORS)
-                apply_errors((const float(*)[ROWS])(errors[0] + r), panel + c,
-                             count - k < CHUNK ? count - k : CHUNK, (float(*)[ROWS])(w[c] + r));
+                apply_errors(errors[0] + r, panel + c, count - k < CHUNK ? count - k : CHUNK,
+                             w[c] + r);
 }
 
 /* Scales and zeros as they will be decoded. What is likely an outlier has no say in them. */
