@@ -31,6 +31,7 @@ static const struct isa isa_c = {
       [FORMAT_Q2_K] = encode_q2_k,
       },
     decoders_c,
+    spqr_encode,
 };
 
 #ifdef __x86_64__

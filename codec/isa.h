@@ -8,11 +8,13 @@
 
 #include "codec/error.h"
 #include "codec/format.h"
+#include "codec/spqr/encode.h"
 
 struct isa {
     const char *name; /* "c", "avx2", "avx512" */
     encode_fn *encode[FORMAT_COUNT];
     decode_fn *const *decode; /* likewise */
+    spqr_encode_fn *spqr_encode;
 };
 
 /* The sets that this program was built with, the fastest first and the one in plain C last, then

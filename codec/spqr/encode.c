@@ -1,0 +1,531 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * This file is compiled once for each instruction set. The 16 rows of a stripe are the lanes: every
+ * loop over rows does the same to each, which the compiler turns into vectors by itself.
+ *
+ * Nearly all time goes into feedback, columns^2 / 2 multiplications for a row. The errors of all
+ * columns so far are applied to a group of 16 columns right before it is quantized, one after the
+ * other in the order of columns; so the factor is read from front to back, what is added up stays in
+ * registers, and a weight comes out the same whatever the width of a vector.
+ */
+#include "codec/spqr/encode.h"
+
+#include "codec/float16.h"
+#include "codec/spqr/prepare.h"
+
+#include <math.h>
+#include <string.h>
+
+#ifdef ISA_SPQR_ENCODE /* the name for others */
+#define ENCODE ISA_SPQR_ENCODE
+spqr_encode_fn ENCODE;
+#else
+#define ENCODE spqr_encode
+#endif
+
+enum { ROWS = SPQR_ROWS, GROUP = SPQR_GROUP, PASSES = 3 };
+
+#define EACH_ROW for (int r = 0; r < ROWS; r++)
+
+/* A group's columns of a stripe, or a number for each of its weights. */
+typedef float tile[GROUP][ROWS];
+
+/* A stripe in the making. */
+struct encoder {
+    struct spqr_settings settings;
+    float top; /* the greatest code of a weight */
+    const float *x;
+    size_t rows, columns, padded;
+    const float *factor;
+    float (*errors)[ROWS]; /* [padded], each by its diagonal element */
+    float (*gains)[ROWS];  /* [padded]: what an outlier is worth there, compared with thresholds */
+    struct spqr_stripe *out;
+};
+
+/* Which weights become outliers, from here on. */
+struct choice {
+    float threshold;
+    size_t left; /* slots */
+};
+
+/* The range of each row: quantize with code = x / scale + zero. */
+struct fit {
+    float scale[ROWS], zero[ROWS];
+};
+
+/* ---- quantizing ---- */
+
+/* Half to even. The sum is an integer; that no codes are that large was seen to before. */
+static inline float nearest_code(float v, float top)
+{
+    v = v < 0 ? 0 : v;
+    v = v > top ? top : v;
+    return v + 12582912.f - 12582912.f;
+}
+
+static inline float quantize(float x, float scale, float zero, float top)
+{
+    return nearest_code(x / (scale < 1e-9f ? 1e-9f : scale) + zero, top);
+}
+
+/* The nearest binary16 that is finite. */
+static float half(float v)
+{
+    v = v < -65504 ? -65504 : v > 65504 ? 65504 : v;
+    return f32_from_f16(f16_from_f32(v));
+}
+
+/* The reference takes equal weights for the range -1 to 1. */
+static void fit_as_reference(float top, const float low[ROWS], const float high[ROWS],
+                             struct fit *fit)
+{
+    EACH_ROW {
+        bool equal = low[r] == high[r];
+        float from = equal ? -1 : low[r], to = equal ? 1 : high[r];
+        fit->scale[r] = (to - from) / top;
+        fit->zero[r] = -from / fit->scale[r];
+    }
+}
+
+/* Ranges that are farther from 0 than they are wide begin there. */
+static void fit_from_zero(float top, const float low[ROWS], const float high[ROWS],
+                          struct fit *fit)
+{
+    EACH_ROW {
+        float width = high[r] - low[r];
+        float from = low[r] > width ? 0 : low[r], to = -high[r] > width ? 0 : high[r];
+        float scale = (to - from) / top;
+        fit->scale[r] = scale;
+        fit->zero[r] = scale > 0 ? -from / scale : top / 2;
+    }
+}
+
+static void fit_range(const struct encoder *e, const float low[ROWS], const float high[ROWS],
+                      struct fit *fit)
+{
+    if (e->settings.reference)
+        fit_as_reference(e->top, low, high, fit);
+    else
+        fit_from_zero(e->top, low, high, fit);
+}
+
+/* ---- statistics: scales and zeros are quantized themselves ---- */
+
+static void find_range(const float v[ROWS], float *low, float *high)
+{
+    *low = *high = v[0];
+    EACH_ROW {
+        *low = v[r] < *low ? v[r] : *low;
+        *high = v[r] > *high ? v[r] : *high;
+    }
+}
+
+static void fit_statistic_as_reference(const float v[ROWS], float *scale, float *zero)
+{
+    float low, high;
+    find_range(v, &low, &high);
+    if (low == high) {
+        low = -1;
+        high = 1;
+    }
+    *scale = (high - low) / 7;
+    *zero = -low / *scale;
+}
+
+/* In binary16. Values that are equal in all that it can tell get the code 0 for 1 * value. */
+static void fit_statistic(const float v[ROWS], float *scale, float *zero)
+{
+    float low, high;
+    find_range(v, &low, &high);
+    float greatest = fmaxf(fabsf(low), fabsf(high));
+    *scale = half((high - low) / 7);
+    if (high - low < greatest * 0x1p-10f || *scale == 0) {
+        float middle = low / 2 + high / 2;
+        *scale = half(fabsf(middle));
+        *zero = middle > 0 ? -1 : middle < 0;
+    } else {
+        *zero = half(-low / *scale);
+    }
+}
+
+/* Replaces the values by what will be decoded of them. */
+static void quantize_statistic(const struct encoder *e, float v[ROWS], uint8_t codes[ROWS],
+                               float *scale, float *zero)
+{
+    if (e->settings.reference)
+        fit_statistic_as_reference(v, scale, zero);
+    else
+        fit_statistic(v, scale, zero);
+    EACH_ROW {
+        float code = quantize(v[r], *scale, *zero, 7);
+        codes[r] = (uint8_t)code;
+        v[r] = *scale * (code - *zero);
+    }
+}
+
+/* ---- leave one out ---- */
+
+/* The two least and the two greatest of each row; the same twice where a value stands twice. */
+struct extremes {
+    float low[2][ROWS], high[2][ROWS];
+};
+
+static void find_extremes(const tile w, struct extremes *x)
+{
+    EACH_ROW {
+        x->low[0][r] = x->low[1][r] = INFINITY;
+        x->high[0][r] = x->high[1][r] = -INFINITY;
+    }
+    for (int c = 0; c < GROUP; c++)
+        EACH_ROW {
+            float v = w[c][r], low = x->low[0][r], high = x->high[0][r];
+            float not_low = v < low ? low : v, not_high = v > high ? high : v;
+            x->low[0][r] = v < low ? v : low;
+            x->high[0][r] = v > high ? v : high;
+            x->low[1][r] = not_low < x->low[1][r] ? not_low : x->low[1][r];
+            x->high[1][r] = not_high > x->high[1][r] ? not_high : x->high[1][r];
+        }
+}
+
+/* The error of each weight under a fit, and of each row. Weights that are equal to `without` (NULL:
+ * none) do not count. */
+static void sum_errors(const struct encoder *e, const tile w, const float diagonal[GROUP],
+                       const struct fit *fit, const float *without, tile own, float sum[ROWS])
+{
+    float top = e->top;
+    memset(sum, 0, ROWS * sizeof *sum);
+    for (int c = 0; c < GROUP; c++) {
+        EACH_ROW {
+            float code = quantize(w[c][r], fit->scale[r], fit->zero[r], top);
+            float d = (fit->scale[r] * (code - fit->zero[r]) - w[c][r]) / diagonal[c];
+            own[c][r] = d * d;
+        }
+        EACH_ROW sum[r] += without && w[c][r] == without[r] ? 0 : own[c][r];
+    }
+}
+
+/* What each weight's absence would gain for the others. Only that of the least or the greatest of a
+ * row, where it stands alone, changes the range; without any other one, only its own error goes. */
+static void leave_one_out(const struct encoder *e, const tile w, const float diagonal[GROUP],
+                          tile gains)
+{
+    struct extremes x;
+    struct fit fit;
+    tile unused;
+    float all[ROWS], without_low[ROWS], without_high[ROWS];
+    find_extremes(w, &x);
+    fit_range(e, x.low[1], x.high[0], &fit);
+    sum_errors(e, w, diagonal, &fit, x.low[0], unused, without_low);
+    fit_range(e, x.low[0], x.high[1], &fit);
+    sum_errors(e, w, diagonal, &fit, x.high[0], unused, without_high);
+    fit_range(e, x.low[0], x.high[0], &fit);
+    sum_errors(e, w, diagonal, &fit, NULL, gains, all);
+    for (int c = 0; c < GROUP; c++)
+        EACH_ROW {
+            bool low = w[c][r] == x.low[0][r] && x.low[1][r] > x.low[0][r];
+            bool high = w[c][r] == x.high[0][r] && x.high[1][r] < x.high[0][r];
+            float gain = low ? all[r] - without_low[r] : gains[c][r];
+            gains[c][r] = high ? all[r] - without_high[r] : gain;
+        }
+}
+
+/* Puts each row's mean in the place of weights whose gain is above the threshold. */
+static void replace_outliers(const tile gains, float threshold, tile w)
+{
+    float mean[ROWS] = {0}, count[ROWS] = {0};
+    for (int c = 0; c < GROUP; c++)
+        EACH_ROW {
+            bool kept = !(gains[c][r] > threshold);
+            mean[r] += kept ? w[c][r] : 0;
+            count[r] += kept ? 1.f : 0;
+        }
+    EACH_ROW mean[r] /= count[r] < 1 ? 1 : count[r];
+    for (int c = 0; c < GROUP; c++)
+        EACH_ROW w[c][r] = gains[c][r] > threshold ? mean[r] : w[c][r];
+}
+
+/* ---- thresholds ---- */
+
+/* The least threshold that at most `count` of n values are above. Values are not negative, so that
+ * their bits are in their order: these are found from the top, a digit at a time. */
+static float threshold_for(const float *v, size_t n, size_t count)
+{
+    enum { DIGIT = 8 };
+    uint32_t prefix = 0;
+    for (int shift = 32 - DIGIT; shift >= 0; shift -= DIGIT) {
+        size_t histogram[1 << DIGIT] = {0};
+        for (size_t i = 0; i < n; i++) {
+            uint32_t bits = f32_bits(v[i]);
+            if ((uint64_t)bits >> (shift + DIGIT) == (uint64_t)prefix >> (shift + DIGIT))
+                histogram[bits >> shift & ((1 << DIGIT) - 1)]++;
+        }
+        uint32_t digit = (1 << DIGIT) - 1;
+        while (digit && histogram[digit] <= count)
+            count -= histogram[digit--];
+        prefix |= digit << shift;
+    }
+    return f32_from_bits(prefix);
+}
+
+/* Where padding lies nothing is gained. */
+static void clear_padding(const struct encoder *e, size_t column, float gains[ROWS])
+{
+    for (size_t r = column < e->columns ? e->rows : 0; r < ROWS; r++)
+        gains[r] = 0;
+}
+
+/* ---- a group of columns ---- */
+
+/* Of the stripe; its last row is repeated, its columns are padded with 0. */
+static void load_group(const struct encoder *e, size_t first, tile w)
+{
+    for (size_t c = 0; c < GROUP; c++)
+        for (size_t r = 0; r < ROWS; r++) {
+            size_t row = r < e->rows ? r : e->rows - 1, column = first + c;
+            w[c][r] = column < e->columns ? e->x[row * e->columns + column] : 0;
+        }
+}
+
+/* The panel of the factor that belongs to these columns; NULL without one. */
+static const float *panel_of(const struct encoder *e, size_t first)
+{
+    return e->factor && first < e->columns ? e->factor + spqr_factor_size(first) : NULL;
+}
+
+static void load_diagonal(const float *panel, size_t first, float diagonal[GROUP])
+{
+    for (size_t c = 0; c < GROUP; c++)
+        diagonal[c] = panel ? panel[(first + c) * GROUP + c] : 1;
+}
+
+/* As many rows as a vector has, and how many of them and of columns are summed at once. */
+#if defined ISA_AVX512
+enum { LANES = 16, VECTORS = 1, AT_ONCE = 16 };
+#elif defined ISA_AVX2
+enum { LANES = 8, VECTORS = 2, AT_ONCE = 4 };
+#else
+enum { LANES = 4, VECTORS = 2, AT_ONCE = 4 };
+#endif
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+
+/* Some columns and rows of a group: the errors of `count` earlier columns. */
+static inline __attribute__((always_inline)) void
+apply_errors(const float *errors, const float *panel, size_t count, float *w)
+{
+    lanes sum[AT_ONCE][VECTORS];
+    for (int c = 0; c < AT_ONCE; c++)
+        for (int v = 0; v < VECTORS; v++)
+            sum[c][v] = *(lanes *)(w + c * ROWS + v * LANES);
+    for (size_t k = 0; k < count; k++, errors += ROWS, panel += GROUP)
+#pragma GCC unroll 16
+        for (int c = 0; c < AT_ONCE; c++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++)
+                sum[c][v] -= *(const lanes *)(errors + v * LANES) * panel[c];
+    for (int c = 0; c < AT_ONCE; c++)
+        for (int v = 0; v < VECTORS; v++)
+            *(lanes *)(w + c * ROWS + v * LANES) = sum[c][v];
+}
+
+/* All earlier columns; so many at a time as the first cache has room for. */
+static void feed_back(const float (*errors)[ROWS], const float *panel, size_t count, tile w)
+{
+    enum { CHUNK = 64 };
+    for (size_t k = 0; k < count; k += CHUNK, errors += CHUNK, panel += CHUNK * GROUP)
+        for (int c = 0; c < GROUP; c += AT_ONCE)
+            for (int r = 0; r < ROWS; r += LANES * VECTORS)
+                apply_errors(errors[0] + r, panel + c, count - k < CHUNK ? count - k : CHUNK,
+                             w[c] + r);
+}
+
+/* Scales and zeros as they will be decoded. What is likely an outlier has no say in them. */
+static void fit_group(const struct encoder *e, const tile w, const float diagonal[GROUP],
+                      const struct choice *choice, size_t first, struct fit *fit)
+{
+    tile likely, gains;
+    struct extremes x;
+    memcpy(likely, w, sizeof likely);
+    if (choice->threshold < INFINITY) {
+        leave_one_out(e, w, diagonal, gains);
+        replace_outliers(gains, choice->threshold, likely);
+    }
+    find_extremes(likely, &x);
+    fit_range(e, x.low[0], x.high[0], fit);
+    struct spqr_group *g = &e->out->groups[first / GROUP];
+    quantize_statistic(e, fit->scale, g->scales, &g->scale_scale, &g->scale_zero);
+    quantize_statistic(e, fit->zero, g->zeros, &g->zero_scale, &g->zero_zero);
+}
+
+/* The rows whose gain is above the threshold, as bits; the greatest ones where slots are short. */
+static unsigned choose_rows(const float gains[ROWS], struct choice *choice)
+{
+    unsigned chosen = 0;
+    EACH_ROW chosen |= (unsigned)(gains[r] > choice->threshold) << r;
+    while ((size_t)__builtin_popcount(chosen) > choice->left) {
+        int least = __builtin_ctz(chosen);
+        EACH_ROW if (chosen >> r & 1 && gains[r] < gains[least]) least = r;
+        chosen &= ~(1u << least);
+    }
+    choice->left -= (size_t)__builtin_popcount(chosen);
+    return chosen;
+}
+
+/* A weight becomes an outlier: its code is that of 0, and its error what the residual leaves. */
+static void put_outlier(const struct encoder *e, const struct fit *fit, size_t column, int row,
+                        float weight, float diagonal)
+{
+    float code = nearest_code(fit->zero[row], e->top), value = weight, decoded = weight;
+    if (!e->settings.reference) {
+        float dense = fit->scale[row] * (code - fit->zero[row]);
+        value = half(weight - dense);
+        decoded = dense + value;
+    }
+    e->out->codes[column][row] = (uint8_t)code;
+    e->out->outliers[column][row] = value;
+    e->errors[column][row] = (weight - decoded) / diagonal;
+}
+
+static void quantize_column(const struct encoder *e, const struct fit *fit, size_t column,
+                            const float w[ROWS], float diagonal, struct choice *choice)
+{
+    float *errors = e->errors[column], *gains = e->gains[column];
+    uint8_t *codes = e->out->codes[column];
+    float top = e->top;
+    EACH_ROW {
+        float code = quantize(w[r], fit->scale[r], fit->zero[r], top);
+        codes[r] = (uint8_t)code;
+        errors[r] = (w[r] - fit->scale[r] * (code - fit->zero[r])) / diagonal;
+        gains[r] = errors[r] * errors[r];
+    }
+    clear_padding(e, column, gains);
+    unsigned chosen = choose_rows(gains, choice);
+    e->out->outlier_rows[column] = (uint16_t)chosen;
+    for (; chosen; chosen &= chosen - 1) {
+        int r = __builtin_ctz(chosen);
+        put_outlier(e, fit, column, r, w[r], diagonal);
+    }
+}
+
+static void encode_group(const struct encoder *e, size_t first, struct choice *choice)
+{
+    tile w;
+    float diagonal[GROUP];
+    struct fit fit;
+    const float *panel = panel_of(e, first);
+    load_group(e, first, w);
+    load_diagonal(panel, first, diagonal);
+    if (panel)
+        feed_back((const float(*)[ROWS])e->errors, panel, first, w);
+    fit_group(e, (const float(*)[ROWS])w, diagonal, choice, first, &fit);
+    for (size_t c = 0; c < GROUP; c++) {
+        quantize_column(e, &fit, first + c, w[c], diagonal[c], choice);
+        for (size_t later = c + 1; panel && later < GROUP; later++) {
+            float factor = panel[(first + c) * GROUP + later];
+            EACH_ROW w[later][r] -= e->errors[first + c][r] * factor;
+        }
+    }
+}
+
+/* ---- a stripe ---- */
+
+/* With one threshold. Returns how many outliers there are. */
+static size_t encode_with(const struct encoder *e, float threshold)
+{
+    struct choice choice = {threshold, SIZE_MAX};
+    for (size_t c = 0; c < e->padded; c += GROUP)
+        encode_group(e, c, &choice);
+    return SIZE_MAX - choice.left;
+}
+
+/* With the threshold that would have filled the slots in the pass before, whose gains are there. It
+ * is set anew when half of the columns that were left are done, for the slots that are left then. */
+static size_t encode_within(const struct encoder *e, size_t slots)
+{
+    struct choice choice = {INFINITY, slots};
+    size_t next = 0;
+    for (size_t c = 0; c < e->padded; c += GROUP) {
+        if (c == next && choice.left) {
+            choice.threshold = threshold_for(e->gains[c], (e->padded - c) * ROWS, choice.left);
+            next += (e->padded - c + GROUP) / 2 / GROUP * GROUP;
+        }
+        if (!choice.left)
+            choice.threshold = INFINITY;
+        encode_group(e, c, &choice);
+    }
+    return slots - choice.left;
+}
+
+/* What outliers would be worth if there were no feedback. */
+static void guess_gains(const struct encoder *e)
+{
+    for (size_t first = 0; first < e->padded; first += GROUP) {
+        tile w;
+        float diagonal[GROUP];
+        load_group(e, first, w);
+        load_diagonal(panel_of(e, first), first, diagonal);
+        leave_one_out(e, (const float(*)[ROWS])w, diagonal, e->gains + first);
+        for (size_t c = first; c < first + GROUP; c++) {
+            clear_padding(e, c, e->gains[c]);
+            EACH_ROW e->gains[c][r] = e->gains[c][r] > 0 ? e->gains[c][r] : 0;
+        }
+    }
+}
+
+static void fill_slots(const struct encoder *e, size_t slots)
+{
+    guess_gains(e);
+    size_t used = encode_with(e, threshold_for(e->gains[0], e->padded * ROWS, slots));
+    for (int pass = 1; pass < PASSES && (used > slots || used * 10 < slots * 9); pass++)
+        used = encode_within(e, slots);
+}
+
+static size_t padded(size_t columns)
+{
+    return (columns + SPQR_COLUMNS - 1) / SPQR_COLUMNS * SPQR_COLUMNS;
+}
+
+/* n elements of the scratch. Columns are padded to 64: whatever they have, its size is a multiple
+ * of the alignment. */
+static void *take(uint8_t **scratch, size_t n, size_t size)
+{
+    void *p = *scratch;
+    *scratch += n * size;
+    return p;
+}
+
+#ifndef ISA_SPQR_ENCODE
+size_t spqr_scratch_size(size_t columns)
+{
+    return padded(columns) * (3 * sizeof(float[ROWS]) + sizeof(uint8_t[ROWS]) + sizeof(uint16_t)) +
+           padded(columns) / GROUP * sizeof(struct spqr_group);
+}
+#endif
+
+void ENCODE(const struct spqr_settings *settings, const float *x, size_t rows, size_t columns,
+            const float *factor, void *scratch, struct spqr_stripe *out)
+{
+    uint8_t *free_space = scratch;
+    size_t n = padded(columns);
+    struct encoder e = {
+        .settings = *settings,
+        .top = (float)((1 << settings->bits) - 1),
+        .x = x,
+        .rows = rows,
+        .columns = columns,
+        .padded = n,
+        .factor = factor,
+        .errors = take(&free_space, n, sizeof *e.errors),
+        .gains = take(&free_space, n, sizeof *e.gains),
+        .out = out,
+    };
+    out->outliers = take(&free_space, n, sizeof *out->outliers);
+    out->codes = take(&free_space, n, sizeof *out->codes);
+    out->outlier_rows = take(&free_space, n, sizeof *out->outlier_rows);
+    out->groups = take(&free_space, n / GROUP, sizeof *out->groups);
+    if (settings->reference)
+        encode_with(&e, settings->threshold);
+    else if (settings->slots)
+        fill_slots(&e, settings->slots);
+    else
+        encode_with(&e, INFINITY);
+}
