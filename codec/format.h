@@ -49,6 +49,7 @@ struct format {
      * exponent is the mask whose bits are all set in infinity and NaN. */
     uint8_t halves, half_offset[2];
     uint16_t exponent;
+    uint8_t stripe_bits; /* of a weight, where matrices are packed in stripes (spqr/format.h); else 0 */
 };
 
 extern const struct format formats[FORMAT_COUNT];

@@ -459,7 +459,7 @@ static struct cache_object *create(struct cache *c, const struct encoding *e)
     o->shape = (struct object_shape){
         .size = e->size,
         .tile_size = e->tile_size,
-        .block_size = e->format->block_size,
+        .block_size = e->format->stripe_bits ? 1 : e->format->block_size,
         .tile_count = e->tile_count,
     };
     o->fd = -1;

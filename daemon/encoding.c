@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,9 +26,42 @@ static uint64_t gcd(uint64_t a, uint64_t b)
 /* Least common multiple of two block lengths, which are powers of two. */
 static uint64_t common_block(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
+/* Cuts tiles that are made of units of so many bytes and weights. */
+static void set_tiles(struct encoding *e, uint64_t unit_size, uint64_t unit_weights)
+{
+    uint64_t aligned = TILE_ALIGNMENT / gcd(unit_size, TILE_ALIGNMENT) * unit_size;
+    uint64_t step = aligned <= TILE_MAX ? aligned : unit_size;
+    uint64_t steps = TILE_TARGET / step ? TILE_TARGET / step : 1;
+    e->tile_size = (uint32_t)(steps * step);
+    e->tile_weights = steps * (step / unit_size) * unit_weights;
+    e->tile_count = e->size ? (e->size - 1) / e->tile_size + 1 : 0;
+}
+
+/* A part is a stripe. */
+static int set_stripes(struct encoding *e, struct error *err)
+{
+    uint64_t rows = e->view.rows, cols = e->view.cols;
+    int rc = spqr_format_layout(e->format, cols, &e->stripes, err);
+    if (rc)
+        return error_prefix(err, rc, "tensor \"%s\"", e->name);
+    uint64_t size = e->stripes.stripe_size;
+    if (size > TILE_MAX)
+        return error_set(err, -ENOTSUP,
+                         "tensor \"%s\": rows of %" PRIu64 " weights are too long for %s", e->name,
+                         cols, e->format->title);
+    if (__builtin_mul_overflow(rows, cols, &e->weights) ||
+        __builtin_mul_overflow(rows / SPQR_ROWS + (rows % SPQR_ROWS != 0), size, &e->size))
+        return error_set(err, -EINVAL, "tensor \"%s\" is too large", e->name);
+    e->part_weights = SPQR_ROWS * cols;
+    set_tiles(e, size, e->part_weights);
+    return 0;
+}
+
 static int set_geometry(struct encoding *e, struct error *err)
 {
     const struct format *f = e->format;
+    if (f->stripe_bits)
+        return set_stripes(e, err);
     uint64_t row_size, unit = e->view.cols, block = common_block(f->block, e->dtype->block);
     if (e->view.cols == 0 || e->view.cols % block)
         return error_set(err, -ENOTSUP,
@@ -45,13 +79,7 @@ static int set_geometry(struct encoding *e, struct error *err)
                              e->name, e->view.cols, f->title);
         unit = block;
     }
-    uint64_t unit_size = unit / f->block * f->block_size;
-    uint64_t aligned = TILE_ALIGNMENT / gcd(unit_size, TILE_ALIGNMENT) * unit_size;
-    uint64_t step = aligned <= TILE_MAX ? aligned : unit_size;
-    uint64_t steps = TILE_TARGET / step ? TILE_TARGET / step : 1;
-    e->tile_size = (uint32_t)(steps * step);
-    e->tile_weights = steps * step / f->block_size * f->block;
-    e->tile_count = e->size ? (e->size - 1) / e->tile_size + 1 : 0;
+    set_tiles(e, unit / f->block * f->block_size, unit);
     uint64_t part = whole || e->view.cols < PART_WEIGHTS ? e->view.cols : block;
     e->part_weights = part >= PART_WEIGHTS ? part : PART_WEIGHTS / part * part;
     return 0;
@@ -126,6 +154,8 @@ static void set_key(struct encoding *e)
         crypto_hash_sha256(digest, (const uint8_t *)e->importance, count * sizeof *e->importance);
         hash(&state, digest, sizeof digest);
     }
+    if (e->format->stripe_bits)
+        hash_u64(&state, e->stripes.slots);
     crypto_hash_sha256_final(&state, e->key);
 }
 
@@ -211,7 +241,7 @@ uint32_t encoding_tile_size(const struct encoding *e, uint64_t index)
     return left < e->tile_size ? (uint32_t)left : e->tile_size;
 }
 
-static uint64_t tile_weights(const struct encoding *e, uint64_t index)
+uint64_t encoding_tile_weights(const struct encoding *e, uint64_t index)
 {
     uint64_t left = e->weights - index * e->tile_weights;
     return left < e->tile_weights ? left : e->tile_weights;
@@ -219,7 +249,7 @@ static uint64_t tile_weights(const struct encoding *e, uint64_t index)
 
 uint32_t encoding_parts(const struct encoding *e, uint64_t index)
 {
-    return (uint32_t)((tile_weights(e, index) - 1) / e->part_weights + 1);
+    return (uint32_t)((encoding_tile_weights(e, index) - 1) / e->part_weights + 1);
 }
 
 /* A message about weight `at`: which file, tensor and row it is from. */
@@ -347,37 +377,86 @@ static void encode(const struct encoding *e, const struct isa *isa, const float 
     }
 }
 
-int encoding_make_part(const struct encoding *e, const struct isa *isa, uint64_t index,
-                       uint32_t part, uint8_t *out, struct scratch *scratch, struct error *err)
+/* Reads weights [first, first + n) as floats, in the scratch's second area. */
+static int read_weights(const struct encoding *e, const struct isa *isa, uint64_t first, size_t n,
+                        struct scratch *scratch, float **out, struct error *err)
 {
-    const struct format *f = e->format;
-    uint64_t start = part * e->part_weights, left = tile_weights(e, index) - start;
-    size_t n = (size_t)(left < e->part_weights ? left : e->part_weights);
-    uint64_t first = index * e->tile_weights + start;
-    out += start / f->block * f->block_size;
-
-    /* The same type on both sides: what is read is what is written. */
-    bool copy = e->dtype->format == f && view_keeps_values(&e->view);
-    uint8_t *raw = copy ? out : scratch_get(scratch, 0, raw_size(e->dtype, n));
-    float *rows = copy ? NULL : scratch_get(scratch, 1, n * sizeof *rows);
-    if (!raw || (!copy && !rows))
+    uint8_t *raw = scratch_get(scratch, 0, raw_size(e->dtype, n));
+    float *weights = scratch_get(scratch, 1, n * sizeof *weights);
+    if (!raw || !weights)
         return error_set(err, -ENOMEM, "out of memory");
     int rc = read_elements(e, first, n, raw, err);
     if (rc)
         return rc;
     if (!dtype_finite(e->dtype, raw, n))
         return not_finite(e, first, raw, n, err);
-    if (copy)
-        return 0;
     const struct format *stored = e->dtype->format;
-    (stored ? isa->decode[stored - formats] : e->dtype->widen)(raw, n, rows);
-    rc = transform(e, first, n, rows, err);
+    (stored ? isa->decode[stored - formats] : e->dtype->widen)(raw, n, weights);
+    *out = weights;
+    return transform(e, first, n, weights, err);
+}
+
+/* The bytes of weights [first, first + n) as they are stored. */
+static int copy_part(const struct encoding *e, uint64_t first, size_t n, uint8_t *out,
+                     struct error *err)
+{
+    int rc = read_elements(e, first, n, out, err);
+    if (!rc && !dtype_finite(e->dtype, out, n))
+        rc = not_finite(e, first, out, n, err);
+    return rc;
+}
+
+static int make_blocks(const struct encoding *e, const struct isa *isa, uint64_t first, size_t n,
+                       uint8_t *out, struct scratch *scratch, struct error *err)
+{
+    const struct format *f = e->format;
+    float *weights;
+    int rc = read_weights(e, isa, first, n, scratch, &weights, err);
     if (rc)
         return rc;
-    encode(e, isa, rows, first, n, out);
+    encode(e, isa, weights, first, n, out);
     uint64_t blocks = n / f->block, bad = format_first_invalid(f, out, blocks);
     if (bad < blocks)
         return bad_weight(e, first + bad * f->block, "the weights are too large for the format",
                           err);
     return 0;
+}
+
+/* A stripe, whose columns stay in their order and feed nothing back, for there is nothing known of
+ * the inputs. */
+static int make_stripe(const struct encoding *e, const struct isa *isa, uint64_t first, size_t n,
+                       uint8_t *out, struct scratch *scratch, struct error *err)
+{
+    float *weights;
+    int rc = read_weights(e, isa, first, n, scratch, &weights, err);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < n; i++)
+        if (!(fabsf(weights[i]) < SPQR_WEIGHT_MAX))
+            return bad_weight(e, first + i, "the weight is too large for the format", err);
+    size_t cols = (size_t)e->view.cols;
+    void *room = scratch_get(scratch, 0, spqr_scratch_size(cols));
+    if (!room)
+        return error_set(err, -ENOMEM, "out of memory");
+    struct spqr_settings settings = {.bits = e->stripes.bits, .slots = e->stripes.slots};
+    struct spqr_stripe stripe;
+    isa->spqr_encode(&settings, weights, n / cols, cols, NULL, room, &stripe);
+    spqr_pack(&e->stripes, &stripe, out);
+    return 0;
+}
+
+int encoding_make_part(const struct encoding *e, const struct isa *isa, uint64_t index,
+                       uint32_t part, uint8_t *out, struct scratch *scratch, struct error *err)
+{
+    const struct format *f = e->format;
+    uint64_t start = part * e->part_weights, left = encoding_tile_weights(e, index) - start;
+    size_t n = (size_t)(left < e->part_weights ? left : e->part_weights);
+    uint64_t first = index * e->tile_weights + start;
+    if (f->stripe_bits)
+        return make_stripe(e, isa, first, n, out + part * e->stripes.stripe_size, scratch, err);
+    out += start / f->block * f->block_size;
+    /* The same type on both sides: what is read is what is written. */
+    if (e->dtype->format == f && view_keeps_values(&e->view))
+        return copy_part(e, first, n, out, err);
+    return make_blocks(e, isa, first, n, out, scratch, err);
 }

@@ -6,12 +6,14 @@
  *
  * Geometry. A tile has about 1 MiB, at least 256 KiB where the tensor has that much, at most
  * 2 MiB; a multiple of 4 KiB where the row size allows it, so that raw tiles lie end to end on
- * disk. A row longer than a tile is cut between blocks, unless its format needs whole rows.
+ * disk. A row longer than a tile is cut between blocks, unless its format needs whole rows. Where a
+ * format has stripes, a tile is a run of these.
  */
 #ifndef DAEMON_ENCODING_H
 #define DAEMON_ENCODING_H
 
 #include "codec/isa.h"
+#include "codec/spqr/format.h"
 #include "codec/view.h"
 #include "daemon/calibration.h"
 #include "daemon/pool.h"
@@ -34,6 +36,7 @@ struct encoding_input {
 struct encoding {
     _Atomic unsigned refs;
     const struct format *format;
+    struct spqr_layout stripes;   /* of a format that has them */
     const struct dtype *dtype;
     struct view view;             /* its tensors are not kept: see inputs */
     const struct dtype *scale_dtype; /* of the view's scales, which are the last inputs; or NULL */
@@ -65,8 +68,9 @@ int encoding_check(const struct encoding *e, struct error *err);
 struct encoding *encoding_ref(struct encoding *e);
 void encoding_unref(struct encoding *e);
 
-/* Bytes of tile `index`. */
+/* Bytes of tile `index`, and the weights in it. */
 uint32_t encoding_tile_size(const struct encoding *e, uint64_t index);
+uint64_t encoding_tile_weights(const struct encoding *e, uint64_t index);
 
 /* The number of parts that tile `index` is made in. */
 uint32_t encoding_parts(const struct encoding *e, uint64_t index);

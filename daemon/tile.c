@@ -344,9 +344,8 @@ static void make_done(struct job *job, bool cancelled)
     if (cancelled) {
         tile->rc = -ECANCELED;
     } else if (!tile->rc) {
-        const struct format *f = tile->encoding->format;
         stats_add(&t->stats->tiles_encoded, 1);
-        stats_add(&t->stats->weights_encoded, (uint64_t)tile->size / f->block_size * f->block);
+        stats_add(&t->stats->weights_encoded, encoding_tile_weights(tile->encoding, tile->index));
         if (tile->healing)
             stats_add(&t->stats->tiles_healed, 1);
     }

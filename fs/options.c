@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/options.h"
 
+#include "codec/spqr/format.h"
 #include "daemon/log.h"
 #include "daemon/tile.h"
 
@@ -179,12 +180,14 @@ static int parse_forms(struct options *o, struct error *err)
     int rc = copy ? 0 : error_set(err, -ENOMEM, "out of memory");
     while (!rc && (word = strsep(&rest, ":"))) {
         const struct recipe *recipe = recipe_by_name(word);
-        const struct format *format = format_by_name(word);
+        const struct format *format = format_by_name(word), *spqr = spqr_format_by_name(word);
         if (recipe)
             o->recipe_mask |= 1u << (recipe - recipes);
         if (format)
             o->format_mask |= 1u << (format - formats);
-        if (!recipe && !format)
+        if (spqr)
+            o->format_mask |= 1u << (FORMAT_COUNT + (spqr - spqr_formats));
+        if (!recipe && !format && !spqr)
             rc = error_set(err, -EINVAL, "option forms: \"%s\" is neither a recipe nor a format",
                            word);
     }

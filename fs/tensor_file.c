@@ -7,34 +7,55 @@
 #include <stdlib.h>
 #include <string.h>
 
+bool tensor_form_is_spqr(unsigned form) { return form > FORMAT_COUNT; }
+
+const struct format *tensor_form_format(unsigned form)
+{
+    return form <= FORMAT_COUNT ? &formats[form - 1] : &spqr_formats[form - 1 - FORMAT_COUNT];
+}
+
+/* Whether a width is one that the format can pack. */
+static bool takes_width(const struct format *f, uint64_t cols)
+{
+    struct spqr_layout layout;
+    return f->stripe_bits
+               ? spqr_format_layout(f, cols, &layout, NULL) == 0 && layout.stripe_size <= TILE_MAX
+               : cols % f->block == 0;
+}
+
 /* What is quantized already can be had as plain floats, as another format only by request. */
 static bool fits(const struct checkpoint *c, const struct tensor *t, unsigned form)
 {
     if (form == FORM_STORED)
         return true;
-    const struct format *f = &formats[form - 1];
+    const struct format *f = tensor_form_format(form);
     return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled &&
-           t->dtype->format != f && t->shape[1] % f->block == 0 &&
+           t->dtype->format != f && takes_width(f, t->shape[1]) &&
            (!dtype_is_quantized(t->dtype) || f->plain_float || c->requantize);
 }
 
 bool tensor_has_form(const struct checkpoint *c, const struct tensor *t, unsigned form)
 {
     return fits(c, t, form) &&
-           (form == FORM_STORED || formats[form - 1].plain_float || !c->miscalibrated);
+           (form == FORM_STORED || tensor_form_format(form)->plain_float || !c->miscalibrated);
 }
 
 const char *tensor_form_name(const struct tensor *t, unsigned form)
 {
-    return form == FORM_STORED ? t->dtype->lower : formats[form - 1].name;
+    return form == FORM_STORED ? t->dtype->lower : tensor_form_format(form)->name;
 }
 
 uint64_t tensor_form_size(const struct tensor *t, unsigned form)
 {
-    uint64_t size = t->size;
-    if (form != FORM_STORED && !format_bytes(&formats[form - 1], t->elements, &size))
-        size = 0;
-    return size;
+    uint64_t size;
+    struct spqr_layout layout;
+    if (form == FORM_STORED)
+        return t->size;
+    const struct format *f = tensor_form_format(form);
+    bool good = f->stripe_bits ? spqr_format_layout(f, t->shape[1], &layout, NULL) == 0 &&
+                                     spqr_size(&layout, t->shape[0], &size, NULL) == 0
+                               : format_bytes(f, t->elements, &size);
+    return good ? size : 0;
 }
 
 /* The importance of its columns, which GGUF knows by the tensor's other name. */
@@ -48,6 +69,40 @@ static int importance_of(const struct checkpoint *c, const struct tensor *t,
     return 0;
 }
 
+/* Columns in their own order, as they stand behind the last stripe. */
+static int add_identity(struct image *image, const struct spqr_layout *l, struct error *err)
+{
+    struct buffer order = {0};
+    for (size_t i = 0; i < l->columns; i++) {
+        uint32_t column = (uint32_t)i;
+        buffer_add(&order, &column, l->index_size);
+    }
+    struct bytes *bytes = order.failed ? NULL : bytes_new(order.data, order.size);
+    buffer_free(&order);
+    if (!bytes)
+        return error_set(err, -ENOMEM, "out of memory");
+    image_add_bytes(image, bytes, 0, bytes->size);
+    bytes_unref(bytes);
+    return 0;
+}
+
+static int add_packed(const struct checkpoint *c, const struct tensor *t, const struct format *f,
+                      struct image *image, struct error *err)
+{
+    struct encoding *e;
+    struct view view = view_make(t);
+    const float *importance;
+    int rc = importance_of(c, t, &importance, err);
+    rc = rc ? rc : encoding_new(f, &view, c->shards, c->calibration, importance, &e, err);
+    if (rc)
+        return rc;
+    image_add_tensor(image, e);
+    if (f->stripe_bits)
+        rc = add_identity(image, &e->stripes, err);
+    encoding_unref(e);
+    return rc;
+}
+
 int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned form,
                     struct image **out, struct error *err)
 {
@@ -55,21 +110,10 @@ int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned
     if (!image)
         return error_set(err, -ENOMEM, "out of memory");
     int rc = 0;
-    if (form == FORM_STORED) {
+    if (form == FORM_STORED)
         image_add_file(image, c->shards[t->file], t->offset, t->size);
-    } else {
-        struct encoding *e;
-        struct view view = view_make(t);
-        const float *importance;
-        rc = importance_of(c, t, &importance, err);
-        if (!rc)
-            rc = encoding_new(&formats[form - 1], &view, c->shards, c->calibration, importance, &e,
-                              err);
-        if (!rc) {
-            image_add_tensor(image, e);
-            encoding_unref(e);
-        }
-    }
+    else
+        rc = add_packed(c, t, tensor_form_format(form), image, err);
     if (!rc && image->failed)
         rc = error_set(err, -ENOMEM, "out of memory");
     if (rc)
@@ -79,6 +123,13 @@ int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned
     return rc;
 }
 
+static json_t *form_info(const struct tensor *t, unsigned form)
+{
+    uint64_t bytes = tensor_form_size(t, form);
+    double bpw = form == FORM_STORED ? dtype_bits(t->dtype) : 8.0 * (double)bytes / (double)t->elements;
+    return json_pack("{s:I, s:f}", "bytes", (json_int_t)bytes, "bpw", bpw);
+}
+
 char *tensor_info(const struct checkpoint *c, const struct tensor *t)
 {
     json_t *root = json_object(), *shape = json_array(), *forms = json_object();
@@ -86,10 +137,7 @@ char *tensor_info(const struct checkpoint *c, const struct tensor *t)
         json_array_append_new(shape, json_integer((json_int_t)t->shape[i]));
     for (unsigned form = 0; form < FORM_COUNT; form++)
         if (fits(c, t, form))
-            json_object_set_new(
-                forms, tensor_form_name(t, form),
-                json_pack("{s:I, s:f}", "bytes", (json_int_t)tensor_form_size(t, form), "bpw",
-                          form == FORM_STORED ? dtype_bits(t->dtype) : format_bpw(&formats[form - 1])));
+            json_object_set_new(forms, tensor_form_name(t, form), form_info(t, form));
     json_object_set_new(root, "name", json_string(t->name));
     json_object_set_new(root, "dtype", json_string(t->dtype->name));
     json_object_set_new(root, "shape", shape);

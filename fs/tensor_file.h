@@ -1,15 +1,21 @@
 /* SPDX-License-Identifier: MIT
  *
- * Single tensors as files: in the type they are stored in, byte for byte, and packed in every
- * format whose block divides their width. Names and row order are the checkpoint's own.
+ * Single tensors as files: in the type they are stored in, byte for byte, packed in every format
+ * whose block divides their width, and in SpQR. Names and row order are the checkpoint's own.
  */
 #ifndef FS_TENSOR_FILE_H
 #define FS_TENSOR_FILE_H
 
 #include "fs/checkpoint.h"
 
-/* The forms of a tensor: number 0 is its stored type, number 1 + i is formats[i]. */
-enum { FORM_STORED = 0, FORM_COUNT = 1 + FORMAT_COUNT };
+/* The forms of a tensor: number 0 is its stored type, number 1 + i is formats[i], and behind these
+ * come spqr_formats. */
+enum { FORM_STORED = 0, FORM_COUNT = 1 + FORMAT_COUNT + SPQR_FORMAT_COUNT };
+
+bool tensor_form_is_spqr(unsigned form);
+
+/* The format of a form that is not as stored. */
+const struct format *tensor_form_format(unsigned form);
 
 /* Whether a tensor is offered in a form: matrices of floats in all formats that fit, everything as
  * it is stored. A format that is the stored type is offered only as that. */

@@ -665,7 +665,11 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
     const struct tensor *tensor = &c->tensors.items[n.item];
     switch (n.kind) {
     case ORIGINAL: return original_file(c, &c->files[n.item], &f->image, err);
-    case FORM: return tensor_file_get(c, tensor, n.form, &f->image, err);
+    case FORM:
+        if (tensor_form_is_spqr(n.form) && !atomic_exchange(&t->told_uncalibrated, true))
+            log_info("%s: SpQR without a calibration: columns stay in their order, and errors are"
+                     " not fed back", c->name);
+        return tensor_file_get(c, tensor, n.form, &f->image, err);
     case RECIPE:
         rc = gguf_file_get(c, t->cache, &recipes[n.form], &f->image, err);
         store_trim(t->store, HEADERS_MAX);
@@ -772,11 +776,19 @@ void tree_close(struct tree *t, struct file *f)
 /* ---- extended attributes ---- */
 
 /* The attributes of a node: their values, by number; NULL where it has none. */
-enum { XATTR_FORMAT, XATTR_RECIPE, XATTR_SOURCE, XATTR_REFERENCE, XATTR_PROBLEM, XATTR_COUNT };
+enum {
+    XATTR_FORMAT,
+    XATTR_RECIPE,
+    XATTR_SOURCE,
+    XATTR_REFERENCE,
+    XATTR_CALIBRATION,
+    XATTR_PROBLEM,
+    XATTR_COUNT
+};
 
 static const char *const xattr_names[XATTR_COUNT] = {
-    "user.quantfs.format",    "user.quantfs.recipe",  "user.quantfs.source",
-    "user.quantfs.reference", "user.quantfs.problem",
+    "user.quantfs.format",    "user.quantfs.recipe",      "user.quantfs.source",
+    "user.quantfs.reference", "user.quantfs.calibration", "user.quantfs.problem",
 };
 
 static void xattr_values(struct node n, const struct checkpoint *c, const char *out[XATTR_COUNT])
@@ -802,7 +814,9 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
         out[XATTR_SOURCE] = c->files[n.item].path;
     else if (n.kind == RECIPE || n.kind == HF_FILE || n.kind == MODEL)
         out[XATTR_SOURCE] = *c->path ? c->path : ".";
-    if (n.kind == RECIPE || (tensor && n.form != FORM_STORED))
+    if (tensor && tensor_form_is_spqr(n.form))
+        out[XATTR_CALIBRATION] = "none";
+    else if (n.kind == RECIPE || (tensor && n.form != FORM_STORED))
         out[XATTR_REFERENCE] = "llama.cpp " QUANTFS_REFERENCE;
 }
 

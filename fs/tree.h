@@ -33,6 +33,7 @@ struct tree {
     struct stats *stats;
     const struct options *options;
     const struct isa *isa;
+    _Atomic bool told_uncalibrated; /* in the log, once */
     _Atomic uint64_t readahead; /* bytes that the kernel reads ahead in this mount */
     struct timespec started, booted; /* the same moment by two clocks: the time of day, and since
                                         boot */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/recipe.h"
+#include "codec/spqr/format.h"
 #include "tools/command.h"
 
 #include <inttypes.h>
@@ -16,6 +17,17 @@ static const char *mix(const struct recipe *r)
                : " and better for some";
 }
 
+/* Of a matrix of 4096 x 4096. */
+static double spqr_bpw(const struct format *f)
+{
+    enum { SIDE = 4096 };
+    struct spqr_layout layout;
+    uint64_t size = 0;
+    if (spqr_format_layout(f, SIDE, &layout, NULL) == 0)
+        spqr_size(&layout, SIDE, &size, NULL);
+    return 8.0 * (double)size / SIDE / SIDE;
+}
+
 static void print_text(void)
 {
     puts("formats (tensors/*/NAME)\n  name     bits/weight  block");
@@ -23,6 +35,9 @@ static void print_text(void)
         printf("  %-8s %11.4g  %u weights in %u bytes%s\n", formats[i].name,
                format_bpw(&formats[i]), formats[i].block, formats[i].block_size,
                formats[i].importance ? ", uses an importance matrix" : "");
+    for (int i = 0; i < SPQR_FORMAT_COUNT; i++)
+        printf("  %-8s %11.4g  of wide matrices: stripes of %d rows, %g %% of outliers\n",
+               spqr_formats[i].name, spqr_bpw(&spqr_formats[i]), SPQR_ROWS, 100 * SPQR_BUDGET);
     puts("\nrecipes (gguf/MODEL-NAME.gguf)\n  name     bits/weight of most matrices");
     for (int i = 0; i < RECIPE_COUNT; i++) {
         const struct recipe *r = &recipes[i];
@@ -37,6 +52,7 @@ static void print_text(void)
 static void print_json(void)
 {
     json_t *root = json_object(), *format_list = json_array(), *recipe_list = json_array();
+    json_t *spqr_list = json_array();
     for (int i = 0; i < FORMAT_COUNT; i++) {
         const struct format *f = &formats[i];
         json_array_append_new(
@@ -45,6 +61,13 @@ static void print_json(void)
                       "ggml_type", (int)f->ggml_type, "block_weights", (int)f->block,
                       "block_bytes", (int)f->block_size, "bpw", format_bpw(f), "importance",
                       (int)f->importance));
+    }
+    for (int i = 0; i < SPQR_FORMAT_COUNT; i++) {
+        const struct format *f = &spqr_formats[i];
+        json_array_append_new(spqr_list,
+                              json_pack("{s:s, s:i, s:i, s:f, s:f}", "name", f->name, "bits",
+                                        (int)f->stripe_bits, "stripe_rows", SPQR_ROWS, "outliers",
+                                        SPQR_BUDGET, "bpw_4096", spqr_bpw(f)));
     }
     for (int i = 0; i < RECIPE_COUNT; i++) {
         const struct recipe *r = &recipes[i];
@@ -55,6 +78,7 @@ static void print_json(void)
                                         format_bpw(&formats[r->base])));
     }
     json_object_set_new(root, "formats", format_list);
+    json_object_set_new(root, "spqr", spqr_list);
     json_object_set_new(root, "recipes", recipe_list);
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');

@@ -30,6 +30,9 @@ struct spqr_settings {
 /* Bytes that an encoder works in; they must begin at a multiple of 64. */
 size_t spqr_scratch_size(size_t columns);
 
+/* Weights must be smaller than that. */
+#define SPQR_WEIGHT_MAX 0x1p96f
+
 /* x: [rows][columns], 1 to 16 rows, permuted, finite, below 2^96; columns that no input reaches must
  * be 0. factor: packed, of so many columns; NULL: the identity, that is no feedback. *out gets arrays
  * that lie in scratch, in the shape of the layout of these columns. */

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * SpQR's formats as a mount offers them: rows of the same table as the others, but packed in stripes
+ * of 16 rows, not in blocks (FORMAT.md).
+ */
+#ifndef CODEC_SPQR_FORMAT_H
+#define CODEC_SPQR_FORMAT_H
+
+#include "codec/format.h"
+#include "codec/spqr/stripe.h"
+
+enum { SPQR_FORMAT_COUNT = 3 };
+
+/* spqr4, spqr3, spqr2. block and block_size are 0, encode and decode NULL. */
+extern const struct format spqr_formats[SPQR_FORMAT_COUNT];
+
+/* Of each weight so many are outliers: one in a hundred. */
+#define SPQR_BUDGET 0.01
+
+/* By name ("spqr3"), any case; NULL if there is none. */
+const struct format *spqr_format_by_name(const char *name);
+
+/* The layout of matrices that wide. Errors as of spqr_layout. */
+int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_layout *out,
+                       struct error *err);
+
+#endif
