@@ -488,20 +488,42 @@ static size_t encode_with(const struct encoder *e, float threshold)
     return SIZE_MAX - choice.left;
 }
 
-/* With the threshold that would have filled the slots in the pass before, whose gains are there. It
- * is set anew when half of the columns that were left are done, for the slots that are left then. */
+/* How many weights of a group have gains above the threshold. */
+static size_t count_above(const tile gains, float threshold)
+{
+    size_t count = 0;
+    for (int c = 0; c < GROUP; c++)
+        count += (size_t)__builtin_popcount(rows_above(gains[c], threshold));
+    return count;
+}
+
+/* Where the threshold is to be set anew: the first time soon, then at distances that double up to
+ * the middle and halve behind it. */
+static size_t next_setting(size_t column, size_t padded)
+{
+    size_t distance = column ? column : padded / 16, half = (padded - column) / 2;
+    distance = (distance < half ? distance : half) / GROUP * GROUP;
+    return column + (distance ? distance : GROUP);
+}
+
+/* With a threshold that fills the slots, by the gains that are known, and by how many outliers there
+ * have been so far for each that these have promised. */
 static size_t encode_within(const struct encoder *e, size_t slots)
 {
     struct choice choice = {.left = slots};
     float threshold = INFINITY;
-    size_t next = 0;
+    size_t next = 0, promised = slots / 16 + 1, found = promised;
     for (size_t c = 0; c < e->padded; c += GROUP) {
-        if (c == next && choice.left) {
-            threshold = threshold_for(e->gains[c], (e->padded - c) * ROWS, choice.left);
-            next += (e->padded - c + GROUP) / 2 / GROUP * GROUP;
+        if (c == next) {
+            threshold = threshold_for(e->gains[c], (e->padded - c) * ROWS,
+                                      choice.left * promised / found);
+            next = next_setting(c, e->padded);
         }
         choice.threshold = choice.left ? threshold : INFINITY;
+        promised += count_above(e->gains + c, choice.threshold);
+        found += choice.left;
         encode_group(e, c, &choice);
+        found -= choice.left;
     }
     return slots - choice.left;
 }
@@ -521,9 +543,9 @@ static void guess_gains(const struct encoder *e)
 static void fill_slots(const struct encoder *e, size_t slots)
 {
     guess_gains(e);
-    size_t used = encode_with(e, threshold_for(e->gains[0], e->padded * ROWS, slots));
-    for (int pass = 1; pass < PASSES && (used > slots || used * 10 < slots * 9); pass++)
-        used = encode_within(e, slots);
+    for (int pass = 0; pass < PASSES; pass++)
+        if (encode_within(e, slots) * 10 >= slots * 9)
+            return;
 }
 
 static size_t padded(size_t columns)
