@@ -42,10 +42,12 @@ struct encoder {
     struct spqr_stripe *out;
 };
 
-/* Which weights become outliers, from here on. */
+/* Which weights become outliers, from here on. What the fit of a group has left out must become one,
+ * or it is worse off than without: a slot is kept for each of these. */
 struct choice {
     float threshold;
-    size_t left; /* slots */
+    size_t left, kept;         /* slots; those of them that are kept */
+    uint16_t left_out[GROUP]; /* by the fit of this group: bit r: row r */
 };
 
 /* The range of each row: quantize with code = x / scale + zero. */
@@ -225,7 +227,8 @@ static void leave_one_out(const struct encoder *e, const tile w, const float dia
             bool low = w[c][r] == x.low[0][r] && x.low[1][r] > x.low[0][r];
             bool high = w[c][r] == x.high[0][r] && x.high[1][r] < x.high[0][r];
             float gain = low ? all[r] - without_low[r] : gains[c][r];
-            gains[c][r] = high ? all[r] - without_high[r] : gain;
+            gain = high ? all[r] - without_high[r] : gain;
+            gains[c][r] = gain > 0 ? gain : 0;
         }
 }
 
@@ -267,13 +270,6 @@ static float threshold_for(const float *v, size_t n, size_t count)
     return f32_from_bits(prefix);
 }
 
-/* Where padding lies nothing is gained. */
-static void clear_padding(const struct encoder *e, size_t column, float gains[ROWS])
-{
-    for (size_t r = column < e->columns ? e->rows : 0; r < ROWS; r++)
-        gains[r] = 0;
-}
-
 /* ---- a group of columns ---- */
 
 /* Of the stripe; its last row is repeated, its columns are padded with 0. */
@@ -296,6 +292,21 @@ static void load_diagonal(const float *panel, size_t first, float diagonal[GROUP
 {
     for (size_t c = 0; c < GROUP; c++)
         diagonal[c] = panel ? panel[(first + c) * GROUP + c] : 1;
+}
+
+/* Where padding lies nothing is gained. */
+static void clear_padding(const struct encoder *e, size_t column, float v[ROWS])
+{
+    for (size_t r = column < e->columns ? e->rows : 0; r < ROWS; r++)
+        v[r] = 0;
+}
+
+static void find_gains(const struct encoder *e, const tile w, const float diagonal[GROUP],
+                       size_t first)
+{
+    leave_one_out(e, w, diagonal, e->gains + first);
+    for (size_t c = first; c < first + GROUP; c++)
+        clear_padding(e, c, e->gains[c]);
 }
 
 /* As many rows as a vector has, and how many of them and of columns are summed at once. */
@@ -338,36 +349,61 @@ static void feed_back(const float (*errors)[ROWS], const float *panel, size_t co
                              w[c] + r);
 }
 
-/* Scales and zeros as they will be decoded. What is likely an outlier has no say in them. */
-static void fit_group(const struct encoder *e, const tile w, const float diagonal[GROUP],
-                      const struct choice *choice, size_t first, struct fit *fit)
+/* The rows whose gain is above a threshold, as bits. */
+static unsigned rows_above(const float gains[ROWS], float threshold)
 {
-    tile likely, gains;
-    struct extremes x;
-    memcpy(likely, w, sizeof likely);
-    if (choice->threshold < INFINITY) {
-        leave_one_out(e, w, diagonal, gains);
-        replace_outliers(gains, choice->threshold, likely);
+    unsigned rows = 0;
+    EACH_ROW rows |= (unsigned)(gains[r] > threshold) << r;
+    return rows;
+}
+
+/* What the fit of a group leaves out: what is likely an outlier, as long as there are slots. */
+static void leave_out(const tile gains, struct choice *choice)
+{
+    size_t count = 0;
+    for (int c = 0; c < GROUP; c++) {
+        choice->left_out[c] = (uint16_t)rows_above(gains[c], choice->threshold);
+        count += (size_t)__builtin_popcount(choice->left_out[c]);
     }
-    find_extremes(likely, &x);
+    choice->kept = count;
+}
+
+/* Scales and zeros as they will be decoded. */
+static void fit_group(const struct encoder *e, const tile w, size_t first,
+                      struct choice *choice, struct fit *fit)
+{
+    tile inner;
+    struct extremes x;
+    memcpy(inner, w, sizeof inner);
+    leave_out(e->gains + first, choice);
+    if (choice->kept > choice->left) {
+        choice->threshold = threshold_for(e->gains[first], GROUP * ROWS, choice->left);
+        leave_out(e->gains + first, choice);
+    }
+    if (choice->kept)
+        replace_outliers(e->gains + first, choice->threshold, inner);
+    find_extremes(inner, &x);
     fit_range(e, x.low[0], x.high[0], fit);
     struct spqr_group *g = &e->out->groups[first / GROUP];
     quantize_statistic(e, fit->scale, g->scales, &g->scale_scale, &g->scale_zero);
     quantize_statistic(e, fit->zero, g->zeros, &g->zero_scale, &g->zero_zero);
 }
 
-/* The rows whose gain is above the threshold, as bits; the greatest ones where slots are short. */
-static unsigned choose_rows(const float gains[ROWS], struct choice *choice)
+/* The rows of a group's column that become outliers, as bits: those whose squared error is above the
+ * threshold. Of those that the fit has not left out, the greatest ones where slots are short. */
+static unsigned choose_rows(const float squares[ROWS], unsigned left_out, struct choice *choice)
 {
-    unsigned chosen = 0;
-    EACH_ROW chosen |= (unsigned)(gains[r] > choice->threshold) << r;
-    while ((size_t)__builtin_popcount(chosen) > choice->left) {
-        int least = __builtin_ctz(chosen);
-        EACH_ROW if (chosen >> r & 1 && gains[r] < gains[least]) least = r;
-        chosen &= ~(1u << least);
+    unsigned above = rows_above(squares, choice->threshold);
+    unsigned sure = above & left_out, others = above & ~left_out;
+    choice->kept -= (size_t)__builtin_popcount(left_out);
+    choice->left -= (size_t)__builtin_popcount(sure);
+    while ((size_t)__builtin_popcount(others) > choice->left - choice->kept) {
+        int least = __builtin_ctz(others);
+        EACH_ROW if (others >> r & 1 && squares[r] < squares[least]) least = r;
+        others &= ~(1u << least);
     }
-    choice->left -= (size_t)__builtin_popcount(chosen);
-    return chosen;
+    choice->left -= (size_t)__builtin_popcount(others);
+    return sure | others;
 }
 
 /* A weight becomes an outlier: its code is that of 0, and its error what the residual leaves. */
@@ -385,20 +421,31 @@ static void put_outlier(const struct encoder *e, const struct fit *fit, size_t c
     e->errors[column][row] = (weight - decoded) / diagonal;
 }
 
-static void quantize_column(const struct encoder *e, const struct fit *fit, size_t column,
-                            const float w[ROWS], float diagonal, struct choice *choice)
+/* The greatest threshold under which a weight would be an outlier again. One that was left out has an
+ * error that it has only for being left out; it would not be for what it gains by that. */
+static void update_gains(const float squares[ROWS], unsigned left_out, float gains[ROWS])
 {
-    float *errors = e->errors[column], *gains = e->gains[column];
+    EACH_ROW {
+        bool less = squares[r] < gains[r];
+        gains[r] = less == (left_out >> r & 1) ? squares[r] : gains[r];
+    }
+}
+
+static void quantize_column(const struct encoder *e, const struct fit *fit, size_t column,
+                            const float w[ROWS], float diagonal, unsigned left_out,
+                            struct choice *choice)
+{
+    float *errors = e->errors[column], squares[ROWS], top = e->top;
     uint8_t *codes = e->out->codes[column];
-    float top = e->top;
     EACH_ROW {
         float code = quantize(w[r], fit->scale[r], fit->zero[r], top);
         codes[r] = (uint8_t)code;
         errors[r] = (w[r] - fit->scale[r] * (code - fit->zero[r])) / diagonal;
-        gains[r] = errors[r] * errors[r];
+        squares[r] = errors[r] * errors[r];
     }
-    clear_padding(e, column, gains);
-    unsigned chosen = choose_rows(gains, choice);
+    clear_padding(e, column, squares);
+    update_gains(squares, left_out, e->gains[column]);
+    unsigned chosen = choose_rows(squares, left_out, choice);
     e->out->outlier_rows[column] = (uint16_t)chosen;
     for (; chosen; chosen &= chosen - 1) {
         int r = __builtin_ctz(chosen);
@@ -416,9 +463,13 @@ static void encode_group(const struct encoder *e, size_t first, struct choice *c
     load_diagonal(panel, first, diagonal);
     if (panel)
         feed_back((const float(*)[ROWS])e->errors, panel, first, w);
-    fit_group(e, (const float(*)[ROWS])w, diagonal, choice, first, &fit);
+    if (choice->threshold < INFINITY)
+        find_gains(e, (const float(*)[ROWS])w, diagonal, first);
+    else
+        memset(e->gains + first, 0, sizeof w);
+    fit_group(e, (const float(*)[ROWS])w, first, choice, &fit);
     for (size_t c = 0; c < GROUP; c++) {
-        quantize_column(e, &fit, first + c, w[c], diagonal[c], choice);
+        quantize_column(e, &fit, first + c, w[c], diagonal[c], choice->left_out[c], choice);
         for (size_t later = c + 1; panel && later < GROUP; later++) {
             float factor = panel[(first + c) * GROUP + later];
             EACH_ROW w[later][r] -= e->errors[first + c][r] * factor;
@@ -431,26 +482,48 @@ static void encode_group(const struct encoder *e, size_t first, struct choice *c
 /* With one threshold. Returns how many outliers there are. */
 static size_t encode_with(const struct encoder *e, float threshold)
 {
-    struct choice choice = {threshold, SIZE_MAX};
+    struct choice choice = {.threshold = threshold, .left = SIZE_MAX};
     for (size_t c = 0; c < e->padded; c += GROUP)
         encode_group(e, c, &choice);
     return SIZE_MAX - choice.left;
 }
 
-/* With the threshold that would have filled the slots in the pass before, whose gains are there. It
- * is set anew when half of the columns that were left are done, for the slots that are left then. */
+/* How many weights of a group have gains above the threshold. */
+static size_t count_above(const tile gains, float threshold)
+{
+    size_t count = 0;
+    for (int c = 0; c < GROUP; c++)
+        count += (size_t)__builtin_popcount(rows_above(gains[c], threshold));
+    return count;
+}
+
+/* Where the threshold is to be set anew: the first time soon, then at distances that double up to
+ * the middle and halve behind it. */
+static size_t next_setting(size_t column, size_t padded)
+{
+    size_t distance = column ? column : padded / 16, half = (padded - column) / 2;
+    distance = (distance < half ? distance : half) / GROUP * GROUP;
+    return column + (distance ? distance : GROUP);
+}
+
+/* With a threshold that fills the slots, by the gains that are known, and by how many outliers there
+ * have been so far for each that these have promised. */
 static size_t encode_within(const struct encoder *e, size_t slots)
 {
-    struct choice choice = {INFINITY, slots};
-    size_t next = 0;
+    struct choice choice = {.left = slots};
+    float threshold = INFINITY;
+    size_t next = 0, promised = slots / 16 + 1, found = promised;
     for (size_t c = 0; c < e->padded; c += GROUP) {
-        if (c == next && choice.left) {
-            choice.threshold = threshold_for(e->gains[c], (e->padded - c) * ROWS, choice.left);
-            next += (e->padded - c + GROUP) / 2 / GROUP * GROUP;
+        if (c == next) {
+            threshold = threshold_for(e->gains[c], (e->padded - c) * ROWS,
+                                      choice.left * promised / found);
+            next = next_setting(c, e->padded);
         }
-        if (!choice.left)
-            choice.threshold = INFINITY;
+        choice.threshold = choice.left ? threshold : INFINITY;
+        promised += count_above(e->gains + c, choice.threshold);
+        found += choice.left;
         encode_group(e, c, &choice);
+        found -= choice.left;
     }
     return slots - choice.left;
 }
@@ -463,20 +536,16 @@ static void guess_gains(const struct encoder *e)
         float diagonal[GROUP];
         load_group(e, first, w);
         load_diagonal(panel_of(e, first), first, diagonal);
-        leave_one_out(e, (const float(*)[ROWS])w, diagonal, e->gains + first);
-        for (size_t c = first; c < first + GROUP; c++) {
-            clear_padding(e, c, e->gains[c]);
-            EACH_ROW e->gains[c][r] = e->gains[c][r] > 0 ? e->gains[c][r] : 0;
-        }
+        find_gains(e, (const float(*)[ROWS])w, diagonal, first);
     }
 }
 
 static void fill_slots(const struct encoder *e, size_t slots)
 {
     guess_gains(e);
-    size_t used = encode_with(e, threshold_for(e->gains[0], e->padded * ROWS, slots));
-    for (int pass = 1; pass < PASSES && (used > slots || used * 10 < slots * 9); pass++)
-        used = encode_within(e, slots);
+    for (int pass = 0; pass < PASSES; pass++)
+        if (encode_within(e, slots) * 10 >= slots * 9)
+            return;
 }
 
 static size_t padded(size_t columns)
