@@ -35,7 +35,7 @@ def test_weights_come_back(mount, model):
             continue
         told = {form: read(tensors / name, form, weights.shape) for form in BITS}
         errors = [error(weights, told[form]) for form in ("spqr4", "spqr3", "spqr2")]
-        assert errors == sorted(errors) and errors[0] < 0.08 and errors[1] < 0.17, name
+        assert errors == sorted(errors) and errors[0] < 0.09 and errors[1] < 0.18, name
         for form in BITS:
             assert told[form].slots == round(0.16 * weights.shape[1])
             assert (told[form].permutation == np.arange(weights.shape[1])).all()
