@@ -358,11 +358,11 @@ static unsigned rows_above(const float gains[ROWS], float threshold)
 }
 
 /* What the fit of a group leaves out: what is likely an outlier, as long as there are slots. */
-static void leave_out(const tile gains, struct choice *choice)
+static void leave_out(const tile gains, float threshold, struct choice *choice)
 {
     size_t count = 0;
     for (int c = 0; c < GROUP; c++) {
-        choice->left_out[c] = (uint16_t)rows_above(gains[c], choice->threshold);
+        choice->left_out[c] = (uint16_t)rows_above(gains[c], threshold);
         count += (size_t)__builtin_popcount(choice->left_out[c]);
     }
     choice->kept = count;
@@ -374,14 +374,15 @@ static void fit_group(const struct encoder *e, const tile w, size_t first,
 {
     tile inner;
     struct extremes x;
+    float threshold = choice->threshold;
     memcpy(inner, w, sizeof inner);
-    leave_out(e->gains + first, choice);
+    leave_out(e->gains + first, threshold, choice);
     if (choice->kept > choice->left) {
-        choice->threshold = threshold_for(e->gains[first], GROUP * ROWS, choice->left);
-        leave_out(e->gains + first, choice);
+        threshold = threshold_for(e->gains[first], GROUP * ROWS, choice->left);
+        leave_out(e->gains + first, threshold, choice);
     }
     if (choice->kept)
-        replace_outliers(e->gains + first, choice->threshold, inner);
+        replace_outliers(e->gains + first, threshold, inner);
     find_extremes(inner, &x);
     fit_range(e, x.low[0], x.high[0], fit);
     struct spqr_group *g = &e->out->groups[first / GROUP];
@@ -507,11 +508,13 @@ static size_t next_setting(size_t column, size_t padded)
 }
 
 /* With a threshold that fills the slots, by the gains that are known, and by how many outliers there
- * have been so far for each that these have promised. */
-static size_t encode_within(const struct encoder *e, size_t slots)
+ * have been so far for each that these have promised. The last columns get what is left over. Whether
+ * that is about what others got; if not, the gains that are known now will do better. */
+static bool encode_within(const struct encoder *e, size_t slots)
 {
     struct choice choice = {.left = slots};
     float threshold = INFINITY;
+    bool even = true;
     size_t next = 0, promised = slots / 16 + 1, found = promised;
     for (size_t c = 0; c < e->padded; c += GROUP) {
         if (c == next) {
@@ -519,13 +522,17 @@ static size_t encode_within(const struct encoder *e, size_t slots)
                                       choice.left * promised / found);
             next = next_setting(c, e->padded);
         }
+        if (c < e->columns && c + GROUP >= e->columns) {
+            even = (slots - choice.left) * 10 * e->columns >= slots * 9 * c;
+            threshold = 0;
+        }
         choice.threshold = choice.left ? threshold : INFINITY;
         promised += count_above(e->gains + c, choice.threshold);
         found += choice.left;
         encode_group(e, c, &choice);
         found -= choice.left;
     }
-    return slots - choice.left;
+    return even;
 }
 
 /* What outliers would be worth if there were no feedback. */
@@ -544,7 +551,7 @@ static void fill_slots(const struct encoder *e, size_t slots)
 {
     guess_gains(e);
     for (int pass = 0; pass < PASSES; pass++)
-        if (encode_within(e, slots) * 10 >= slots * 9)
+        if (encode_within(e, slots))
             return;
 }
 
