@@ -1073,11 +1073,47 @@ def facts_seeds():
     }
 
 
+# ---- stripes of an SpQR matrix ----
+
+def spqr_seeds():
+    def stripe(bits=3, columns=100, budget=131, ends=(0,) * 15 + (3,), numbers=(0, 50, 99),
+               dense=b"\xa5"):
+        slots = int(budget / 65535 * 16 * columns + 0.5)
+        unfilled = [0] * (slots - len(numbers))
+        planes = (struct.pack(f"<{slots}H", *numbers, *unfilled),
+                  struct.pack(f"<{slots}e", *[0.5] * len(numbers), *unfilled))
+        outliers = struct.pack("<16I", *ends) + b"".join(p + bytes(-len(p) % 16) for p in planes)
+        supertile = {2: 336, 3: 464, 4: 592}.get(bits, 0)
+        return struct.pack("<BBHH", bits, 0, columns, budget) + \
+            dense * supertile * -(-columns // 64) + (outliers if slots else b"")
+
+    valid = stripe()
+    return {
+        "valid": valid,
+        "two-bits": stripe(bits=2),
+        "four-bits": stripe(bits=4),
+        "five-bits": stripe(bits=5),
+        "no-slots": stripe(budget=0, numbers=()),
+        "all-slots": stripe(columns=3, budget=65535, ends=range(3, 51, 3), numbers=[0, 1, 2] * 16),
+        "no-columns": stripe(columns=0, numbers=(), budget=0),
+        "truncated": valid[:-1],
+        "too-long": valid + b"\0",
+        "not-a-number": stripe(dense=b"\xff"),
+        "columns-of-four-bytes": struct.pack("<BBHH", 128 + 3, 0, 9, 1),
+        "column-in-padding": stripe(numbers=(0, 50, 100)),
+        "column-twice": stripe(numbers=(0, 50, 50)),
+        "columns-fall": stripe(numbers=(50, 0, 99)),
+        "ends-fall": stripe(ends=(3,) + (0,) * 15),
+        "end-beyond-slots": stripe(ends=(0,) * 15 + (4,)),
+        "end-2-32": stripe(ends=(0,) * 15 + (2**32 - 1,)),
+    }
+
+
 SEEDS = {"baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_seeds,
          "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds, "hf_encode": hf_encode_seeds,
          "imatrix": imatrix_seeds, "model": model_seeds, "safetensors": safetensors_seeds,
          "safetensors_index": index_seeds, "sentencepiece": sentencepiece_seeds,
-         "sketch": sketch_seeds, "torch": torch_seeds}
+         "sketch": sketch_seeds, "spqr": spqr_seeds, "torch": torch_seeds}
 
 
 def main():
