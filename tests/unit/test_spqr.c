@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The SpQR encoder. Layers that the reference engine has quantized (data/spqr-cases) come out the
+ * The SpQR encoder. Layers that the reference engine has quantized (spqr-cases) come out the
  * same in reference mode, under every instruction set; without it the slots are filled and nothing
  * else is, what decodes is what the errors were computed from, and the loss falls with each thing
  * that the method adds.
@@ -284,7 +284,7 @@ static void reference_open(struct reference *ref, const char *name)
     char path[4096];
     struct error err;
     uint64_t header;
-    const char *folder = getenv("TEST_DATA");
+    const char *folder = getenv("UNIT_DATA");
     assert_non_null(folder);
     snprintf(path, sizeof path, "%s/spqr-cases/%s.safetensors", folder, name);
     FILE *f = fopen(path, "rb");
