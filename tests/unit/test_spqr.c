@@ -506,6 +506,7 @@ static void test_a_budget_is_worth_a_threshold(void **state)
     double other = loss_of(
         &l, (struct spqr_settings){.bits = 3, .slots = slots_of(l.columns, share)}, &by_budget);
     assert_true(by_budget <= by_threshold + l.rows / SPQR_ROWS);
+    assert_true(other < one * 1.02);
     layer_free(&l);
     reference_close(&ref);
 }
