@@ -13,6 +13,14 @@ static struct sums *sums_of(const struct importance *m, uint32_t layer, enum lay
     return &m->sums[(size_t)layer * INPUT_COUNT + input];
 }
 
+uint64_t importance_bytes(const struct facts *f)
+{
+    uint64_t layer = 0;
+    for (enum layer_input i = 0; i < INPUT_COUNT; i++)
+        layer += input_parts(f, i) * (input_cols(f, i) * sizeof(double) + sizeof(uint64_t));
+    return f->layers * layer;
+}
+
 int importance_new(struct importance *m, const struct facts *f, struct error *err)
 {
     *m = (struct importance){.facts = f};

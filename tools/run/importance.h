@@ -19,6 +19,9 @@ struct importance {
     } * sums;             /* [layer][INPUT_COUNT] */
 };
 
+/* What it takes in memory. */
+uint64_t importance_bytes(const struct facts *f);
+
 /* -ENOMEM */
 int importance_new(struct importance *m, const struct facts *f, struct error *err);
 void importance_free(struct importance *m);
