@@ -139,7 +139,6 @@ static int plan(struct run *r, struct error *err)
     struct hessians *h = r->hessians;
     struct engine *e = &r->engine;
     h->facts = &e->model.facts;
-    hessian_threads(team_size(e->team));
     h->folder = r->job->folder;
     origin_of(e->weights.file, &e->weights.vocab, &r->ids, e->context, r->chunks, &h->from);
     int rc = origin_settle(&h->from, h->folder, err);

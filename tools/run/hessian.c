@@ -22,13 +22,9 @@ float *hessian_memory(uint64_t cols)
     return memory ? memset(memory, 0, size) : NULL;
 }
 
-void hessian_threads(unsigned threads)
-{
-    openblas_set_num_threads((int)threads);
-}
-
 int hessian_new(struct hessian *h, uint64_t cols, struct error *err)
 {
+    openblas_set_num_threads(1);
     *h = (struct hessian){.cols = cols, .h = hessian_memory(cols)};
     return h->h ? 0
                 : error_set(err, -ENOMEM, "no memory for a Hessian of %" PRIu64 " columns", cols);
@@ -39,6 +35,8 @@ void hessian_free(struct hessian *h)
     free(h->h);
     *h = (struct hessian){0};
 }
+
+/* ---- the sum ---- */
 
 void hessian_add(struct hessian *h, const float *x, uint32_t tokens)
 {

@@ -7,7 +7,8 @@
  * U is not found by way of the inverse. Where H' is factored from its last column to its first, H' =
  * R R^T with R upper triangular, U is R^-1: half the work, and nothing is lost by inverting first.
  *
- * The only module that knows BLAS and LAPACK.
+ * The only module that knows BLAS and LAPACK. One thread calls them, for not every build of them bears
+ * more, and they take one: so the bytes are the same whatever the number of threads.
  */
 #ifndef TOOLS_RUN_HESSIAN_H
 #define TOOLS_RUN_HESSIAN_H
@@ -27,10 +28,6 @@ uint64_t hessian_bytes(uint64_t cols);
 /* As much memory, of zeros, to be freed; NULL when there is none. It begins at a cache line: how BLAS
  * rounds depends on that. */
 float *hessian_memory(uint64_t cols);
-
-/* How many threads BLAS may take, from now on. It is called by one thread only: not every build of it
- * bears more. */
-void hessian_threads(unsigned threads);
 
 /* All zeros. -ENOMEM. */
 int hessian_new(struct hessian *h, uint64_t cols, struct error *err);
