@@ -10,6 +10,7 @@ import subprocess
 
 import architectures
 import gguf
+import models
 import numpy as np
 import pytest
 
@@ -153,7 +154,7 @@ def test_quantized_with_it(matrix, tmp_path):
 INPUTS = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "attn_output": ("attn_output",),
           "ffn_gate_up": ("ffn_gate", "ffn_up"), "ffn_down": ("ffn_down",)}
 LAYERS, SOME = 4, 6  # SOME: chunks
-MEMORY = "20M"  # enough for the weights and two layers at once
+MEMORY = "52M"  # enough for the weights and two layers at once
 HEADER = 88
 
 
@@ -256,6 +257,23 @@ def test_bytes_do_not_depend_on_threads_or_memory(file, whole, tmp_path, args, p
     told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", *args, file)
     assert told["text_passes"] == passes
     assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.parametrize("budget, passes", [(100, 3), (160, 1)])
+def test_budget_is_kept(tmp_path, budget, passes):
+    """The high-water mark of the process, which has libraries, too."""
+    models.make(tmp_path / "m", hidden=512, layers=3, ffn=2048)
+    run("convert", tmp_path / "m", "-t", "F16", "-o", tmp_path / "m.gguf")
+    most = 0
+    with subprocess.Popen([RUN, "calibrate", "-f", TEXT, "-n", "512", "-o", tmp_path / "out", "--ram",
+                           f"{budget}M", "--json", tmp_path / "m.gguf"],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        while child.poll() is None:
+            with open(f"/proc/{child.pid}/status", encoding="ascii") as status:
+                most = max([most] + [int(line.split()[1]) for line in status if "VmHWM" in line])
+        told = json.loads(child.stdout.read())
+    assert child.returncode == 0 and told["text_passes"] == passes
+    assert (budget - 50) * 1024 < most < (budget + 4) * 1024
 
 
 def test_what_is_there_is_not_made_again(file, whole, tmp_path):

@@ -22,6 +22,9 @@ struct hessian {
     float *h; /* [cols][cols], of which the upper triangle is used */
 };
 
+/* Bytes that BLAS itself takes. */
+enum { HESSIAN_BLAS = 32 << 20 };
+
 /* Bytes of the matrix, which is also what hessian_factor works in. */
 uint64_t hessian_bytes(uint64_t cols);
 

@@ -33,7 +33,8 @@ static uint64_t widest(const struct facts *f)
 
 uint64_t hessians_fit(struct hessians *h, const struct facts *f, uint64_t room, uint64_t weights)
 {
-    uint64_t layer = layer_bytes(f), work = hessian_bytes(widest(f)), budget = room / 4;
+    uint64_t layer = layer_bytes(f), work = hessian_bytes(widest(f)) + HESSIAN_BLAS;
+    uint64_t budget = room / 4;
     if (room > weights && room - weights > budget)
         budget = room - weights;
     uint64_t fit = budget > work ? (budget - work) / layer : 0;
