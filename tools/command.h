@@ -33,6 +33,7 @@ int run_cache(const struct command *self, int argc, char **argv);
 
 int run_generate(const struct command *self, int argc, char **argv);
 int run_perplexity(const struct command *self, int argc, char **argv);
+int run_calibrate(const struct command *self, int argc, char **argv);
 int run_bench(const struct command *self, int argc, char **argv);
 int run_plan(const struct command *self, int argc, char **argv);
 int run_tokenize(const struct command *self, int argc, char **argv);

@@ -30,6 +30,20 @@ def test_perplexity_of_recipe(model, recipe, tmp_path):
     assert told == pytest.approx(oracle["perplexity"][recipe], rel=0.002)
 
 
+def test_llama_quantize_takes_our_importance(tmp_path):
+    """And makes of it what quantfs makes."""
+    source, theirs, ours = (tmp_path / n for n in ("bf16.gguf", "theirs.gguf", "ours.gguf"))
+    run("convert", DATA / "demo-llama", "-t", "BF16", "-o", source)
+    subprocess.run([RUN, "calibrate", "-f", DATA / "kjv-train.txt", "-n", "8192", "-o", tmp_path,
+                    source], check=True, capture_output=True)
+    matrix = tmp_path / "imatrix.gguf"
+    quantize = pathlib.Path(os.environ["QUANTFS_LLAMA_BIN"]) / "llama-quantize"
+    subprocess.run([quantize, "--imatrix", matrix, source, theirs, "Q2_K"], check=True,
+                   capture_output=True)
+    run("convert", DATA / "demo-llama", "-t", "Q2_K", "--imatrix", matrix, "-o", ours)
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
 def llama_perplexity(*args):
     done = subprocess.run(
         [pathlib.Path(os.environ["QUANTFS_LLAMA_BIN"]) / "llama-perplexity", *map(str, args),

@@ -102,6 +102,8 @@ static int place(struct engine *e, const struct run_options *o, struct error *er
     /* a sixteenth for what the machine wants meanwhile */
     uint64_t all = o->ram ? o->ram : here + available - available / 16;
     uint64_t taken = here + rest, least = weights_ring_least(&e->weights);
+    if (o->takes)
+        taken += o->takes(o->takes_context, k, all > taken ? all - taken : 0, e->weights.bytes);
     char has[16], takes[16], needs[16];
     least = least < e->weights.bytes ? least : e->weights.bytes;
     if (all < taken + least)

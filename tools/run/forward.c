@@ -12,6 +12,7 @@ struct forward {
     struct weights *weights;
     struct backend *backend;
     struct team *team;
+    const struct observer *observer; /* NULL: none */
     uint32_t context, batch;
     uint64_t bytes; /* of all that is below, but for small things */
     uint8_t *row;   /* of the embedding */
@@ -97,6 +98,13 @@ static void run_shares(struct forward *f, uint32_t tokens,
         share(context, 0, 1);
     else
         team_run(f->team, share, context);
+}
+
+static void show(const struct forward *f, uint32_t layer, enum layer_input input, uint32_t expert,
+                 const float *x, uint32_t tokens)
+{
+    if (f->observer)
+        f->observer->see(f->observer->context, layer, input, expert, x, tokens);
 }
 
 /* ---- products ---- */
@@ -314,6 +322,7 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
     size_t cache = (size_t)number * f->context * row;
     struct attend attend = {f, l, f->keys + cache, f->values + cache, position, tokens, 0};
     norm_all(f->x, l->attn_norm, k->width, tokens, k->eps, f->normed);
+    show(f, number, INPUT_QKV, 0, f->normed, tokens);
     int rc = multiply(f, (const struct weight *[]){l->q, l->k, l->v}, 3, f->normed, tokens,
                       (float *[]){f->q, f->k, f->v}, err);
     if (rc)
@@ -329,6 +338,7 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
     team_run(f->team, attend_share, &attend);
     if (attend.rc)
         return error_set(err, attend.rc, "attention failed: %s", strerror(-attend.rc));
+    show(f, number, INPUT_O, 0, f->mixed, tokens);
     rc = multiply_one(f, l->o, f->mixed, tokens, f->out, err);
     if (!rc)
         add_bias(f->out, l->o_bias, k->width, tokens);
@@ -352,15 +362,18 @@ static void gate_share(void *context, unsigned i, unsigned shares)
         gate[at] = (gelu_gate ? gelu(gate[at]) : silu(gate[at])) * up[at];
 }
 
-static int feed(struct forward *f, const struct layer *l, uint32_t expert, const float *x,
+static int feed(struct forward *f, uint32_t number, uint32_t expert, const float *x,
                 uint32_t tokens, float *out, struct error *err)
 {
     const struct facts *k = &f->model->facts;
+    const struct layer *l = &f->model->layers[number];
+    show(f, number, INPUT_GATE_UP, expert, x, tokens);
     int rc = multiply(f, (const struct weight *[]){l->gate[expert], l->up[expert]}, 2, x, tokens,
                       (float *[]){f->gate, f->up}, err);
     if (rc)
         return rc;
     team_run(f->team, gate_share, &(struct gating){f, (size_t)tokens * k->ffn});
+    show(f, number, INPUT_DOWN, expert, f->gate, tokens);
     return multiply_one(f, l->down[expert], f->gate, tokens, out, err);
 }
 
@@ -388,6 +401,7 @@ static int feed_experts(struct forward *f, uint32_t number, uint32_t tokens, str
 {
     const struct facts *k = &f->model->facts;
     const struct layer *l = &f->model->layers[number];
+    show(f, number, INPUT_ROUTER, 0, f->normed, tokens);
     int rc = multiply_one(f, l->router, f->normed, tokens, f->shares, err);
     bool chosen[EXPERTS_MAX] = {false};
     for (uint32_t t = 0; t < tokens; t++)
@@ -402,7 +416,7 @@ static int feed_experts(struct forward *f, uint32_t number, uint32_t tokens, str
                        k->width * sizeof *f->x);
                 f->expert_tokens[n++] = t;
             }
-        rc = n ? feed(f, l, e, f->expert_in, n, f->expert_out, err) : 0;
+        rc = n ? feed(f, number, e, f->expert_in, n, f->expert_out, err) : 0;
         for (uint32_t i = 0; !rc && i < n; i++) {
             float weight = f->shares[(size_t)f->expert_tokens[i] * k->experts + e];
             float *out = f->out + (size_t)f->expert_tokens[i] * k->width;
@@ -428,7 +442,7 @@ static int run_layer(struct forward *f, uint32_t number, uint32_t position, uint
     add_to(f->x, f->out, (size_t)tokens * k->width);
     norm_all(f->x, l->ffn_norm, k->width, tokens, k->eps, f->normed);
     rc = k->experts ? feed_experts(f, number, tokens, err)
-                    : feed(f, l, 0, f->normed, tokens, f->out, err);
+                    : feed(f, number, 0, f->normed, tokens, f->out, err);
     if (rc)
         return rc;
     if (l->ffn_post_norm)
@@ -574,6 +588,8 @@ int forward_new(const struct run_model *m, struct weights *weights, struct team 
 }
 
 uint64_t forward_bytes(const struct forward *f) { return f->bytes; }
+
+void forward_observe(struct forward *f, const struct observer *o) { f->observer = o; }
 
 void forward_free(struct forward *f)
 {

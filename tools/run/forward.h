@@ -6,6 +6,7 @@
 #ifndef TOOLS_RUN_FORWARD_H
 #define TOOLS_RUN_FORWARD_H
 
+#include "tools/run/inputs.h"
 #include "tools/run/model.h"
 #include "tools/run/team.h"
 
@@ -25,5 +26,18 @@ uint64_t forward_bytes(const struct forward *f);
  * where the output is not finite. */
 int forward_run(struct forward *f, const uint32_t *tokens, uint32_t n, uint32_t position, bool all,
                 float *logits, struct error *err);
+
+/* ---- what matrices are multiplied with ---- */
+
+struct observer {
+    /* x: [tokens][cols], until it returns. expert: of INPUT_GATE_UP and INPUT_DOWN, where there are
+     * experts; then the tokens are those that chose it. Else 0. */
+    void (*see)(void *context, uint32_t layer, enum layer_input input, uint32_t expert,
+                const float *x, uint32_t tokens);
+    void *context;
+};
+
+/* From now on o sees every input of every layer. It must live as long; NULL: nobody looks. */
+void forward_observe(struct forward *f, const struct observer *o);
 
 #endif

@@ -35,6 +35,15 @@ static const struct command commands[] = {
      "it. It takes two bytes for each token of the vocabulary and each one predicted, and is\n"
      "complete or not there. With -f as well, the text must be the one that was saved.\n\n"
      "Example: quantfs-run perplexity -f kjv-eval.txt mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n", run_perplexity},
+    {"calibrate",  "-f TEXT -o DIR FILE.gguf", "find out what a model's columns matter",
+     "  -f, --text TEXT      what the model reads, at least two contexts long\n"
+     "  -o, --output DIR     where imatrix.gguf goes; made if it is not there\n"
+     "  -n, --tokens N       only the first so many, cut to whole chunks\n"
+     "  -c, --context N      tokens in a chunk (512)\n" RUN_OPTIONS_HELP "\n"
+     "imatrix.gguf is what llama-imatrix makes of the same text: for quantfs convert --imatrix, for\n"
+     "quantfs mount -o imatrix= and for llama-quantize. It is complete or not there.\n\n"
+     "Example: quantfs-run calibrate -f kjv-train.txt -o SmolLM2-calibration "
+     "mnt/SmolLM2/gguf/SmolLM2-BF16.gguf\n", run_calibrate},
     {"bench",      "FILE.gguf",         "show how fast a model runs",
      "  -p, --prompt N       tokens of a prompt, taken in at once (512); 0: none\n"
      "  -n, --length N       tokens decoded one after the other (128); 0: none\n"

@@ -6,6 +6,7 @@
 #define TOOLS_RUN_OPTIONS_H
 
 #include "codec/error.h"
+#include "tools/run/facts.h"
 #include "tools/run/reader.h"
 
 #include <getopt.h>
@@ -19,6 +20,10 @@ struct run_options {
     uint64_t ram, ring; /* bytes; likewise */
     enum reader_kind io;
     bool json, quiet;
+    /* Bytes that the command itself takes, of `room` for it and the weights, which have so many;
+     * NULL: nothing to speak of. */
+    uint64_t (*takes)(void *context, const struct facts *f, uint64_t room, uint64_t weights);
+    void *takes_context;
 };
 
 #define RUN_OPTIONS_SHORT "c:t:qh"

@@ -5,9 +5,9 @@
  * of each chunk is what is predicted. What was expected there can be saved, and what another model
  * expects compared with it.
  */
-#include "codec/gguf_encode.h"
 #include "tools/command.h"
 #include "tools/run/baseline_file.h"
+#include "tools/run/chunks.h"
 #include "tools/run/clock.h"
 #include "tools/run/divergence.h"
 #include "tools/run/report.h"
@@ -79,9 +79,7 @@ static int score_chunk(struct run *r, uint32_t chunk, float *logits, struct erro
 {
     struct engine *e = &r->engine;
     uint32_t n = e->context, vocab = e->model.facts.vocab, batch;
-    uint32_t *tokens = r->ids.ids + (size_t)chunk * n;
-    if (e->weights.vocab.add_bos)
-        tokens[0] = e->weights.vocab.bos;
+    const uint32_t *tokens = chunks_get(&e->weights.vocab, &r->ids, n, chunk);
     for (uint32_t at = 0; at < n; at += batch) {
         batch = n - at < ENGINE_BATCH ? n - at : ENGINE_BATCH;
         int rc = forward_run(e->forward, tokens + at, batch, at, true, logits, err);
@@ -113,30 +111,10 @@ static int score_chunks(struct run *r, struct error *err)
 
 /* ---- what the text is, and what becomes of it ---- */
 
-static int read_ids(struct run *r, const char *path, struct token_ids *ids, struct error *err)
-{
-    char *text;
-    size_t size;
-    int rc = read_text(path, &text, &size, err);
-    if (rc)
-        return rc;
-    rc = gguf_encode(&r->engine.weights.vocab, text, size, ENCODE_ADD, ids, err);
-    free(text);
-    return rc;
-}
-
 static int take_text(struct run *r, const struct job *j, struct error *err)
 {
-    uint32_t n = r->engine.context;
-    int rc = read_ids(r, j->text, &r->ids, err);
-    if (rc)
-        return rc;
-    if (r->ids.count < 2 * (size_t)n)
-        return error_set(err, -EINVAL,
-                         "the text has %zu tokens, fewer than two contexts of %" PRIu32,
-                         r->ids.count, n);
-    r->chunks = (uint32_t)(r->ids.count / n);
-    return 0;
+    int rc = chunks_read(&r->engine.weights.vocab, j->text, &r->ids, err);
+    return rc ? rc : chunks_count(&r->ids, r->engine.context, &r->chunks, err);
 }
 
 /* Whether a text, where one is given, is the one that the baseline is of. */
@@ -145,7 +123,7 @@ static int check_text(struct run *r, const struct job *j, struct error *err)
     struct token_ids given = {0};
     uint32_t n = r->engine.context;
     size_t i = 0;
-    int rc = j->text ? read_ids(r, j->text, &given, err) : 0;
+    int rc = j->text ? chunks_read(&r->engine.weights.vocab, j->text, &given, err) : 0;
     if (rc || !j->text)
         return rc;
     while (i < r->ids.count && i < given.count && given.ids[i] == r->ids.ids[i])

@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: MIT
+"""quantfs-run calibrate: what matters of a model's columns, found by letting it read a text."""
+
+import hashlib
+import json
+import os
+import re
+import struct
+import subprocess
+
+import architectures
+import gguf
+import models
+import numpy as np
+import pytest
+
+from conftest import DATA, QUANTFS, convert, run, wait_until
+
+RUN = QUANTFS.parent / "quantfs-run"
+TEXT = DATA / "kjv-train.txt"
+CONTEXT, CHUNKS = 512, 40  # those of llama-imatrix's file
+ENTRIES = 28
+
+
+def calibrate(*args, **kwargs):
+    return subprocess.run([RUN, "calibrate", *map(str, args)], capture_output=True, text=True,
+                          timeout=300, check=False, **kwargs)
+
+
+def done(*args, **kwargs):
+    """What it tells machines."""
+    child = calibrate("--json", *args, **kwargs)
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout)
+
+
+def refused(*args, status=2):
+    child = calibrate("-q", *args)
+    assert child.returncode == status and not child.stdout
+    return child.stderr
+
+
+def tensors(path):
+    return {t.name: t.data.astype(np.float64) for t in gguf.GGUFReader(path).tensors}
+
+
+def keys(path):
+    fields = gguf.GGUFReader(path).fields
+    return {name: f.contents() for name, f in fields.items() if not name.startswith("GGUF.")}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "model.gguf"
+    run("convert", DATA / "demo-llama", "-t", "BF16", "-o", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def matrix(file, tmp_path_factory):
+    """The importance matrix from the text that llama-imatrix's file is from."""
+    folder = tmp_path_factory.mktemp("calibration") / "new"
+    told = done("-f", TEXT, "-n", CHUNKS * CONTEXT, "-o", folder, "--imatrix-only", file)
+    assert sorted(os.listdir(folder)) == ["calibration.json", "imatrix.gguf"]
+    assert told["chunks"] == CHUNKS and told["imatrix"] == str(folder / "imatrix.gguf")
+    return folder / "imatrix.gguf"
+
+
+def test_importance_is_that_of_llama_imatrix(matrix):
+    ours, theirs = tensors(matrix), tensors(DATA / "demo-llama.imatrix.gguf")
+    assert list(ours) == list(theirs) and len(ours) == 2 * ENTRIES
+    for name, wanted in theirs.items():
+        assert ours[name].shape == wanted.shape
+        np.testing.assert_allclose(ours[name], wanted, rtol=0.01)
+    assert keys(matrix) == keys(DATA / "demo-llama.imatrix.gguf") | {"imatrix.datasets": [str(TEXT)]}
+
+
+def test_importance_of_a_mounted_file(mount, matrix, tmp_path):
+    """And of another number of threads: the same bytes."""
+    virtual = mount(DATA) / "demo-llama" / "gguf" / "demo-llama-BF16.gguf"
+    done("-f", TEXT, "-n", CHUNKS * CONTEXT, "-o", tmp_path, "-t", 3, "--imatrix-only", virtual)
+    assert (tmp_path / "imatrix.gguf").read_bytes() == matrix.read_bytes()
+
+
+def test_importance_of_experts(tmp_path):
+    """Each has the tokens that chose it, so all together have every token twice."""
+    path = tmp_path / "model.gguf"
+    run("convert", architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1"), "-t", "F32", "-o", path)
+    told = done("-f", TEXT, "-c", 64, "-n", 20 * 64 + 63, "-o", tmp_path, "--keep-hessian", path)
+    found = tensors(tmp_path / "imatrix.gguf")
+    assert told["chunks"] == 20
+    router = found["blk.0.ffn_gate_inp.weight.in_sum2"]
+    assert found["blk.0.ffn_gate_inp.weight.counts"].tolist() == [20 * 64]
+    for name in ("gate", "up", "down"):
+        counts = found[f"blk.0.ffn_{name}_exps.weight.counts"]
+        assert counts.sum() == 2 * 20 * 64 and counts.shape[0] > 2 and (counts > 0).sum() > 2
+    for expert, seen in enumerate(counts.ravel()):
+        for name, matrices in (("ffn_gate_up", ("ffn_gate", "ffn_up")), ("ffn_down", ("ffn_down",))):
+            hessian = Calibrated(tmp_path / f"blk.0.{name}.{expert}.hessian")
+            assert (hessian.part, hessian.tokens, hessian.chunks) == (expert, seen, 20)
+            for matrix in matrices:
+                np.testing.assert_allclose(
+                    np.diag(hessian.matrix) * 20 / 2,
+                    found[f"blk.0.{matrix}_exps.weight.in_sum2"][expert], rtol=1e-5)
+            check_factor(tmp_path / f"blk.0.{name}.{expert}.damp0.1.factor", hessian)
+    for name in ("gate", "up"):
+        sums = found[f"blk.0.ffn_{name}_exps.weight.in_sum2"]
+        assert sums.shape == (counts.shape[0], router.shape[0])
+        np.testing.assert_allclose(sums.sum(0), 2 * router, rtol=1e-4)
+    run("convert", tmp_path / "moe", "-t", "Q2_K", "--imatrix", tmp_path / "imatrix.gguf", "-o",
+        tmp_path / "out.gguf")
+
+
+def test_experts_without_tokens(tmp_path):
+    """Their columns are dead, and U has ones there."""
+    path = tmp_path / "model.gguf"
+    run("convert", architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1"), "-t", "F32", "-o", path)
+    short = tmp_path / "short.txt"
+    short.write_text("a")
+    done("-f", short, "-c", 1, "-o", tmp_path, path)
+    counts = tensors(tmp_path / "imatrix.gguf")["blk.0.ffn_down_exps.weight.counts"].ravel()
+    assert counts.min() == 0
+    factor = Calibrated(tmp_path / f"blk.0.ffn_down.{counts.argmin()}.damp1.factor")
+    assert factor.tokens == 0 and (factor.matrix == np.eye(factor.cols)).all()
+    assert factor.order.tolist() == list(range(factor.cols))
+
+
+def legacy(path):
+    """The same weights in the other layout."""
+    found = tensors(path)
+    out = struct.pack("<i", ENTRIES)
+    for name in (n[:-len(".in_sum2")] for n in found if n.endswith(".in_sum2")):
+        sums = found[f"{name}.in_sum2"].astype(np.float32)
+        weights = sums / found[f"{name}.counts"].astype(np.float32)
+        out += struct.pack("<i", len(name)) + name.encode() + struct.pack("<2i", 1, weights.size)
+        out += weights.astype("<f4").tobytes()
+    return out
+
+
+def test_quantized_with_it(matrix, tmp_path):
+    """The weights are those of its sums and counts, and they matter."""
+    other = tmp_path / "other.dat"
+    other.write_bytes(legacy(matrix))
+    made = {}
+    for name, args in (("ours", ["--imatrix", matrix]), ("other", ["--imatrix", other]), ("plain", [])):
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(convert(DATA / "demo-llama", "Q3_K_M", *args))
+        made[name] = {t.name: t.data.tobytes() for t in gguf.GGUFReader(path).tensors}
+    assert made["ours"] == made["other"] != made["plain"]
+
+
+# ---- Hessians and factors ----
+
+INPUTS = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "attn_output": ("attn_output",),
+          "ffn_gate_up": ("ffn_gate", "ffn_up"), "ffn_down": ("ffn_down",)}
+LAYERS, SOME = 4, 6  # SOME: chunks
+MEMORY = "52M"  # enough for the weights and two layers at once
+HEADER = 88
+
+
+class Calibrated:
+    """A factor or a Hessian, as CALIBRATION.md has it."""
+
+    def __init__(self, path):
+        data = path.read_bytes()
+        (magic, version, self.kind, self.damping, self.layer, self.input, self.part, self.cols,
+         self.chunk_size, self.chunks, self.origin, self.tokens) = struct.unpack_from(
+             "<8s2If3IQ2I32sQ", data)
+        assert (magic, version) == (b"QFSCALIB", 1)
+        assert data[-32:] == hashlib.sha256(data[:-32]).digest()
+        at, triangle = HEADER, np.triu_indices(self.cols)
+        if self.kind == 1:
+            self.order = np.frombuffer(data, "<u4", self.cols, at)
+            at += 4 * self.cols
+        packed = np.frombuffer(data, "<f4", len(triangle[0]), at)
+        assert at + packed.nbytes + 32 == len(data)
+        self.matrix = np.zeros((self.cols, self.cols))
+        self.matrix[triangle] = packed
+        if self.kind == 2:
+            self.matrix += np.triu(self.matrix, 1).T
+
+
+def check_factor(path, hessian):
+    """Of reference/spqr's preparation: order, damping, dead columns, U."""
+    factor, n = Calibrated(path), hessian.cols
+    assert (factor.kind, hessian.kind, hessian.damping, factor.cols) == (1, 2, 0, n)
+    for name in ("layer", "input", "part", "chunk_size", "chunks", "origin", "tokens"):
+        assert getattr(factor, name) == getattr(hessian, name)
+    diagonal = np.diag(hessian.matrix)
+    assert factor.order.tolist() == np.argsort(-diagonal, kind="stable").tolist()
+    damped = hessian.matrix + np.diag(np.where(diagonal == 0, 1, factor.damping * diagonal.mean()))
+    damped = damped[factor.order][:, factor.order]
+    assert (np.diag(factor.matrix) > 0).all() and (np.tril(factor.matrix, -1) == 0).all()
+    np.testing.assert_allclose(factor.matrix.T @ factor.matrix @ damped, np.eye(n), atol=2e-3)
+    wanted = np.linalg.cholesky(np.linalg.inv(damped)).T
+    np.testing.assert_allclose(factor.matrix, wanted, atol=2e-4 * np.abs(wanted).max())
+
+
+@pytest.fixture(scope="module")
+def whole(file, tmp_path_factory):
+    """All that there is."""
+    folder = tmp_path_factory.mktemp("calibration") / "whole"
+    told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", folder, "--keep-hessian", file)
+    assert told["text_passes"] == 1 and told["layers_done"] == LAYERS
+    made = [p for p in folder.iterdir() if p.name.startswith("blk.")]
+    assert sum(p.stat().st_size for p in made) == told["disk_bytes"]
+    assert len(made) == LAYERS * len(INPUTS) * 3
+    return folder
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("number, name", list(zip((0, 1, 3, 4), INPUTS)))
+def test_hessians_and_factors(whole, number, name):
+    sums = tensors(whole / "imatrix.gguf")
+    for layer in range(LAYERS):
+        hessian = Calibrated(whole / f"blk.{layer}.{name}.hessian")
+        assert (hessian.layer, hessian.input, hessian.part) == (layer, number, 0)
+        assert (hessian.chunk_size, hessian.chunks, hessian.tokens) == (
+            CONTEXT, SOME, CONTEXT * SOME)
+        origin = json.loads((whole / "calibration.json").read_text())["origin"]
+        assert hessian.origin.hex() == origin
+        assert np.linalg.eigvalsh(hessian.matrix).min() > -1e-5 * np.diag(hessian.matrix).max()
+        for tensor in INPUTS[name]:
+            np.testing.assert_allclose(np.diag(hessian.matrix) * SOME / 2,
+                                       sums[f"blk.{layer}.{tensor}.weight.in_sum2"], rtol=1e-5)
+        for damping in ("1", "0.1"):
+            check_factor(whole / f"blk.{layer}.{name}.damp{damping}.factor", hessian)
+
+
+def embeddings(path, text):
+    """The first layer's first input, computed from the file."""
+    reader = gguf.GGUFReader(path)
+    found = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors
+             if t.name in ("token_embd.weight", "blk.0.attn_norm.weight")}
+    ids = json.loads(subprocess.run([RUN, "tokenize", "-p", text, path], check=True,
+                                    capture_output=True).stdout)
+    ids = np.array(ids[:SOME * CONTEXT]).reshape(SOME, CONTEXT)
+    ids[:, 0] = ids[0, 0]  # BOS
+    x = found["token_embd.weight"][ids.ravel()].astype(np.float64)
+    eps = reader.get_field("llama.attention.layer_norm_rms_epsilon").contents()
+    x /= np.sqrt((x**2).mean(1, keepdims=True) + eps)
+    return x * found["blk.0.attn_norm.weight"]
+
+
+def test_hessian_is_the_sum_over_tokens(file, whole):
+    x = embeddings(file, TEXT.read_text())
+    wanted = 2 / SOME * x.T @ x
+    hessian = Calibrated(whole / "blk.0.attn_qkv.hessian").matrix
+    np.testing.assert_allclose(hessian, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("args, passes", [(("-t", 3), 1), (("-t", 1, "--ram", MEMORY), 2)])
+def test_bytes_do_not_depend_on_threads_or_memory(file, whole, tmp_path, args, passes):
+    told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", *args, file)
+    assert told["text_passes"] == passes
+    assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.parametrize("budget, passes", [(100, 3), (160, 1)])
+def test_budget_is_kept(tmp_path, budget, passes):
+    """The high-water mark of the process, which has libraries, too."""
+    models.make(tmp_path / "m", hidden=512, layers=3, ffn=2048)
+    run("convert", tmp_path / "m", "-t", "F16", "-o", tmp_path / "m.gguf")
+    most = 0
+    with subprocess.Popen([RUN, "calibrate", "-f", TEXT, "-n", "512", "-o", tmp_path / "out", "--ram",
+                           f"{budget}M", "--json", tmp_path / "m.gguf"],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        while child.poll() is None:
+            with open(f"/proc/{child.pid}/status", encoding="ascii") as status:
+                most = max([most] + [int(line.split()[1]) for line in status if "VmHWM" in line])
+        told = json.loads(child.stdout.read())
+    assert child.returncode == 0 and told["text_passes"] == passes
+    assert (budget - 50) * 1024 < most < (budget + 4) * 1024
+
+
+def test_what_is_there_is_not_made_again(file, whole, tmp_path):
+    """Some layers, then others with a kept file, then what was lost, then nothing."""
+    def stamps():
+        return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in tmp_path.iterdir()}
+    args = ("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, file)
+    assert done("--layers", "1-2", *args)["layers_done"] == 2
+    before = stamps()
+    assert len(before) == 2 * len(INPUTS) * 2 + 2
+    assert done("--keep-hessian", "--layers", "0", *args)["layers_done"] == 1
+    assert done("--keep-hessian", *args)["layers_done"] == 3
+    assert before.items() <= stamps().items() and contents(tmp_path) == contents(whole)
+    for lost in ("blk.2.ffn_down.damp1.factor", "imatrix.gguf"):
+        (tmp_path / lost).unlink()
+        before = stamps()
+        assert done("--keep-hessian", *args)["text_passes"] == 1
+        assert before.items() <= stamps().items() and contents(tmp_path) == contents(whole)
+    before = stamps()
+    assert done("--keep-hessian", *args)["text_passes"] == 0
+    assert stamps() == before
+
+
+def test_a_run_that_is_killed_is_gone_on_with(file, whole, tmp_path):
+    args = ("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--ram", MEMORY,
+            "--keep-hessian", file)
+    with subprocess.Popen([RUN, "calibrate", "-q", *map(str, args)]) as child:
+        wait_until(lambda: (tmp_path / "blk.1.ffn_down.hessian").exists(), seconds=60)
+        child.kill()
+    there = contents(tmp_path)
+    assert there.items() <= contents(whole).items()
+    assert len(there) < len(contents(whole))
+    assert done(*args)["layers_done"] == 2
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_another_text_or_model_is_refused(file, whole, tmp_path):
+    other = tmp_path / "other.gguf"
+    other.write_bytes(file.read_bytes())
+    before = contents(whole)
+    for args in (("-f", DATA / "kjv-eval.txt", "-n", SOME * CONTEXT, file),
+                 ("-f", TEXT, "-n", 2 * CONTEXT, file), ("-f", TEXT, "-c", 256, file),
+                 ("-f", TEXT, "-n", SOME * CONTEXT, other)):
+        assert f"{whole}/calibration.json is of another" in refused("-o", whole, *args)
+    assert contents(whole) == before
+
+
+def test_files_that_cannot_be_ours_are_named(file, tmp_path):
+    args = ("-f", TEXT, "-n", CONTEXT, "-o", tmp_path, "--layers", "0", file)
+    done(*args)
+    stray = tmp_path / "blk.0.attn_qkv.damp1.factor"
+    stray.write_bytes(stray.read_bytes()[:-1])
+    assert f"{stray} is there, and not a file of" in refused(*args)
+
+
+def test_too_few_tokens_for_a_small_damping(file, tmp_path):
+    args = ("-f", TEXT, "-c", 32, "-n", 32, "-o", tmp_path, "--layers", "0", "--percdamp")
+    message = refused(*args, "0.1,1e-6", file)
+    assert re.search(r"damp1e-06.factor: its Hessian, damped by 1e-06, is not positive definite", message)
+    assert not list(tmp_path.glob("*damp1e-06*")) and list(tmp_path.glob("*damp0.1*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts tmpfs: needs root")
+def test_disk_without_room(file, tmpfs):
+    """Found out before the text is read."""
+    disk = tmpfs("disk", "size=4m")
+    message = refused("-f", TEXT, "-o", disk, file)
+    assert re.search(rf"{disk}: 7.\d+ MiB are needed, and [34].\d+ MiB are free", message)
+    assert os.listdir(disk) == ["calibration.json"]
+    done("-f", TEXT, "-n", CONTEXT, "-o", disk / "one", "--layers", 0, file)
+
+
+def test_what_is_expected_is_told(file, tmp_path):
+    child = calibrate("-f", TEXT, "-n", 2 * CONTEXT, "-o", tmp_path, "--ram", MEMORY, file)
+    assert re.search(r"^# text: 2 chunks, read 2 times; 4 layers to do, 2 at once$", child.stderr, re.M)
+    assert re.search(r"^# disk: 7.\d+ MiB are needed, [\d.]+ [KMGT]iB are free$", child.stderr, re.M)
+    assert all(line.startswith("# ") for line in child.stderr.splitlines())
+
+
+def test_streamed_is_resident(file, matrix, tmp_path):
+    told = done("-f", TEXT, "-n", CHUNKS * CONTEXT, "-o", tmp_path, "--imatrix-only", "--ram",
+                "14M", file)
+    assert told["streamed_bytes"] > 0
+    assert (tmp_path / "imatrix.gguf").read_bytes() == matrix.read_bytes()
+
+
+def test_what_cannot_be_done_is_named(file, tmp_path):
+    short, folder = tmp_path / "short.txt", tmp_path / "out"
+    short.write_text("In the beginning")
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    for args, reason in (
+            (("-f", short, "-o", folder, file), f"{short}: the text has .* tokens, fewer than two"),
+            (("-f", TEXT, "-n", 511, "-o", folder, file), "511 tokens are less than a context of 512"),
+            (("-f", tmp_path / "none", "-o", folder, file), "none: No such file"),
+            (("-f", TEXT, "-o", folder, tmp_path / "none.gguf"), "none.gguf: No such file"),
+            (("-f", TEXT, "-o", tmp_path / "no" / "where", file), "no/where: No such file"),
+            (("-f", TEXT, "--layers", "2-4", "-o", folder, file), "no layer 4 among 4"),
+            (("-f", TEXT, "-o", taken, file), f"{taken}.*: Not a directory")):
+        assert re.search(f"^quantfs-run: .*{reason}", refused(*args)), args
+    assert taken.read_text() == "mine" and os.listdir(folder) == ["calibration.json"]
+
+
+@pytest.mark.parametrize("args", [
+    [], ["x"], ["-f", "t", "x"], ["-o", "d", "x"], ["-f", "t", "-o", "d"],
+    ["-f", "t", "-o", "d", "x", "y"], ["-f", "t", "-o", "d", "-n", "0", "x"],
+    *(["-f", "t", "-o", "d", *args, "x"] for args in (
+        ["--layers", "2-1"], ["--layers", "a"], ["--layers", "1-"], ["--layers", "-1"],
+        ["--percdamp", "0"], ["--percdamp", "1,1.0"], ["--percdamp", "1,"], ["--percdamp", "nan"],
+        ["--percdamp", "1,2,3,4,5,6,7,8,9"], ["--imatrix-only", "--keep-hessian"],
+        ["--imatrix-only", "--layers", "1"]))])
+def test_wrong_command_lines_are_refused(args):
+    assert "usage: quantfs-run calibrate" in refused(*args, status=1)

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The Hessians of a model's inputs, and the files that are made of them. They are collected for as
+ * many layers at once as there is memory for, so that a long text is read several times rather than
+ * a machine filled; files that are there already are not made again.
+ */
+#ifndef TOOLS_RUN_HESSIANS_H
+#define TOOLS_RUN_HESSIANS_H
+
+#include "tools/run/factor_file.h"
+
+enum { DAMPINGS_MAX = 8 };
+
+struct hessians {
+    /* What is wanted: */
+    const char *folder;
+    float dampings[DAMPINGS_MAX + 1]; /* 0: the Hessians themselves */
+    size_t damping_count;             /* 0: nothing is wanted */
+    uint32_t first, end;              /* layers */
+    uint32_t at_once;                 /* layers that there is memory for */
+    const struct facts *facts;
+    struct origin from;
+    /* What there is to do: */
+    struct unfinished {
+        uint32_t layer, files; /* files: that are missing */
+    } * todo;
+    uint32_t todo_count, done;
+    uint64_t missing_bytes;
+    /* Under way: */
+    uint32_t group;      /* so many of todo, from `done` on */
+    struct hessian *all; /* [group][INPUT_COUNT][parts] */
+};
+
+/* Decides how many layers are collected at once: as many as fit into `room` bytes beside the model's
+ * weights, or into a quarter of it where they do not fit themselves; at least one. Returns what that
+ * takes. */
+uint64_t hessians_fit(struct hessians *h, const struct facts *f, uint64_t room, uint64_t weights);
+
+/* Finds out what is missing. -ERANGE for layers that the model has not, -EEXIST for files of another
+ * size. */
+int hessians_plan(struct hessians *h, struct error *err);
+
+/* Begins with the next layers. -ENOMEM. */
+int hessians_begin(struct hessians *h, struct error *err);
+
+void hessians_add(struct hessians *h, uint32_t layer, enum layer_input input, uint32_t part,
+                  const float *x, uint32_t tokens);
+
+/* Writes the files of these layers that are missing. -EDOM where a factor cannot be had; then those
+ * before it are there. */
+int hessians_write(struct hessians *h, struct error *err);
+
+void hessians_free(struct hessians *h);
+
+#endif
