@@ -19,13 +19,6 @@ static const uint8_t end_magic[4] = {'P', 'K', 5, 6}, locator_magic[4] = {'P', '
                      end64_magic[4] = {'P', 'K', 6, 6}, entry_magic[4] = {'P', 'K', 1, 2},
                      local_magic[4] = {'P', 'K', 3, 4};
 
-static uint32_t load_u32(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
 /* The last end record whose comment reaches to the end of the file. */
 static const uint8_t *find_end(const uint8_t *tail, size_t size)
 {

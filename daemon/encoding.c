@@ -154,8 +154,12 @@ static void set_key(struct encoding *e)
         crypto_hash_sha256(digest, (const uint8_t *)e->importance, count * sizeof *e->importance);
         hash(&state, digest, sizeof digest);
     }
-    if (e->format->stripe_bits)
+    if (e->format->stripe_bits) {
         hash_u64(&state, e->stripes.slots);
+        hash_u64(&state, e->factor != NULL);
+        if (e->factor)
+            hash(&state, e->factor->digest, sizeof e->factor->digest);
+    }
     crypto_hash_sha256_final(&state, e->key);
 }
 
@@ -169,7 +173,8 @@ static void add_input(struct encoding *e, const struct tensor *t, struct source 
 
 int encoding_new(const struct format *format, const struct view *view,
                  struct source *const *sources, struct calibration *calibration,
-                 const float *importance, struct encoding **out, struct error *err)
+                 const float *importance, struct factor *factor, struct encoding **out,
+                 struct error *err)
 {
     const struct tensor *t = view->tensor;
     if (!t->dtype->widen || (view->scale && !view->scale->dtype->widen))
@@ -196,6 +201,8 @@ int encoding_new(const struct format *format, const struct view *view,
         e->calibration = calibration_ref(calibration);
         e->importance = importance;
     }
+    if (format->stripe_bits)
+        e->factor = factor_ref(factor);
     e->name = strdup(t->name);
     int rc = e->name ? set_geometry(e, err) : error_set(err, -ENOMEM, "out of memory");
     if (rc) {
@@ -227,6 +234,7 @@ void encoding_unref(struct encoding *e)
     if (!e || --e->refs)
         return;
     calibration_unref(e->calibration);
+    factor_unref(e->factor);
     for (uint32_t i = 0; i < e->input_count; i++)
         source_unref(e->inputs[i].source);
     free(e->name);
@@ -422,8 +430,43 @@ static int make_blocks(const struct encoding *e, const struct isa *isa, uint64_t
     return 0;
 }
 
-/* A stripe, whose columns stay in their order and feed nothing back, for there is nothing known of
- * the inputs. */
+/* Puts the columns of some rows into the factor's order; what never meets an input becomes 0. */
+static void order_columns(const struct factor *f, const uint8_t *dead, float *weights, size_t rows,
+                          float *row)
+{
+    size_t cols = (size_t)f->layout.columns;
+    for (size_t r = 0; r < rows; r++, weights += cols) {
+        for (size_t c = 0; c < cols; c++)
+            row[c] = dead[c] ? 0 : weights[f->order[c]];
+        memcpy(weights, row, cols * sizeof *row);
+    }
+}
+
+/* With a factor, or with columns as they stand and nothing that feeds back. */
+static int encode_stripe(const struct encoding *e, const struct isa *isa, float *weights, size_t rows,
+                         uint8_t *out, struct scratch *scratch, struct error *err)
+{
+    size_t cols = (size_t)e->view.cols, work = spqr_scratch_size(cols);
+    uint8_t *room = scratch_get(scratch, 0, work + cols * sizeof(float));
+    struct spqr_settings settings = {.bits = e->stripes.bits, .slots = e->stripes.slots};
+    struct spqr_stripe stripe;
+    const float *packed = NULL;
+    const uint8_t *dead;
+    if (!room)
+        return error_set(err, -ENOMEM, "out of memory");
+    if (e->factor) {
+        int rc = factor_take(e->factor, &packed, &dead, err);
+        if (rc)
+            return rc;
+        order_columns(e->factor, dead, weights, rows, (float *)(void *)(room + work));
+    }
+    isa->spqr_encode(&settings, weights, rows, cols, packed, room, &stripe);
+    spqr_pack(&e->stripes, &stripe, out);
+    if (e->factor)
+        factor_give(e->factor);
+    return 0;
+}
+
 static int make_stripe(const struct encoding *e, const struct isa *isa, uint64_t first, size_t n,
                        uint8_t *out, struct scratch *scratch, struct error *err)
 {
@@ -434,15 +477,7 @@ static int make_stripe(const struct encoding *e, const struct isa *isa, uint64_t
     for (size_t i = 0; i < n; i++)
         if (!(fabsf(weights[i]) < SPQR_WEIGHT_MAX))
             return bad_weight(e, first + i, "the weight is too large for the format", err);
-    size_t cols = (size_t)e->view.cols;
-    void *room = scratch_get(scratch, 0, spqr_scratch_size(cols));
-    if (!room)
-        return error_set(err, -ENOMEM, "out of memory");
-    struct spqr_settings settings = {.bits = e->stripes.bits, .slots = e->stripes.slots};
-    struct spqr_stripe stripe;
-    isa->spqr_encode(&settings, weights, n / cols, cols, NULL, room, &stripe);
-    spqr_pack(&e->stripes, &stripe, out);
-    return 0;
+    return encode_stripe(e, isa, weights, n / (size_t)e->view.cols, out, scratch, err);
 }
 
 int encoding_make_part(const struct encoding *e, const struct isa *isa, uint64_t index,

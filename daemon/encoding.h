@@ -16,6 +16,7 @@
 #include "codec/spqr/format.h"
 #include "codec/view.h"
 #include "daemon/calibration.h"
+#include "daemon/factor.h"
 #include "daemon/pool.h"
 #include "daemon/source.h"
 
@@ -40,6 +41,7 @@ struct encoding {
     const struct dtype *dtype;
     struct view view;             /* its tensors are not kept: see inputs */
     const struct dtype *scale_dtype; /* of the view's scales, which are the last inputs; or NULL */
+    struct factor *factor;        /* of a format with stripes; NULL: nothing is known of the inputs */
     struct calibration *calibration;
     const float *importance;      /* view.matrices * view.cols weights in the calibration, or NULL */
     char *name;                   /* the tensor's, for messages */
@@ -55,13 +57,14 @@ struct encoding {
     struct encoding_input inputs[]; /* one for each of the view's tensors, then for each scale */
 };
 
-/* sources: by a tensor's file number. Takes references on those it needs and on the calibration,
- * into which importance points.
+/* sources: by a tensor's file number. Takes references on those it needs, on the calibration, into
+ * which importance points, and on the factor.
  * -ENOTSUP where the tensor cannot be packed so (width, element type, a row too long), with a
  * sentence. One reference is the caller's. */
 int encoding_new(const struct format *format, const struct view *view,
                  struct source *const *sources, struct calibration *calibration,
-                 const float *importance, struct encoding **out, struct error *err);
+                 const float *importance, struct factor *factor, struct encoding **out,
+                 struct error *err);
 /* 0 while all sources are what they were, else as source_check. */
 int encoding_check(const struct encoding *e, struct error *err);
 

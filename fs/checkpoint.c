@@ -515,6 +515,8 @@ int checkpoint_load(const struct checkpoint_options *options, struct checkpoint 
     c->base = strdup(options->base);
     c->path = strdup(options->path);
     c->file = options->file ? strdup(options->file) : NULL;
+    c->factor_folder = options->calibration ? strdup(options->calibration) : NULL;
+    c->factors = options->factors;
     int rc = c->name && c->base && c->path && !c->file == !options->file
                  ? list_files(c, err)
                  : error_set(err, -ENOMEM, "out of memory");
@@ -557,6 +559,7 @@ void checkpoint_unref(struct checkpoint *c)
     model_free(&c->model);
     config_free(&c->config);
     calibration_unref(c->calibration);
+    free(c->factor_folder);
     for (size_t i = 0; i < c->shard_count; i++)
         source_unref(c->shards[i]);
     free(c->shards);

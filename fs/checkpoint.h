@@ -13,6 +13,7 @@
 
 #include "codec/model.h"
 #include "daemon/calibration.h"
+#include "daemon/factor.h"
 #include "daemon/source.h"
 #include "fs/container.h"
 #include "fs/image.h"
@@ -58,6 +59,8 @@ struct checkpoint {
     struct error problem;      /* why not; "" if they are */
     struct error unreadable;   /* why there are no tensors; "" if there are */
     struct calibration *calibration;
+    char *factor_folder;       /* of its calibration; NULL: none */
+    struct factor_set *factors;
     bool miscalibrated;        /* an importance matrix is given but unusable: nothing quantized */
     int64_t mtime_ns;          /* of the newest file */
     mode_t mode;               /* permissions to read that all weight files give */
@@ -83,6 +86,8 @@ struct checkpoint_options {
     bool requantize;
     const char *imatrix;         /* a file to read, or NULL */
     const char *imatrix_name;    /* what to call it in metadata */
+    const char *calibration;     /* the folder of one, or NULL */
+    struct factor_set *factors;  /* where factors of it are opened; NULL with none */
 };
 
 /* Loads what there is. Only a folder that cannot be read at all is an error. */

@@ -304,7 +304,8 @@ static int add_tensor(const struct checkpoint *c, const struct model_tensor *t,
         if (f != t->stored)
             rc = gguf_importance(c, t, &importance, err);
         if (!rc)
-            rc = encoding_new(f, &t->view, c->shards, c->calibration, importance, &e, err);
+            rc = encoding_new(f, &t->view, c->shards, c->calibration, importance, NULL, &e,
+                              err);
         if (rc)
             return rc;
         image_add_tensor(image, e);

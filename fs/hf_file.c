@@ -168,7 +168,7 @@ static int add_tensor(const struct checkpoint *c, const struct hf_tensor *t,
     if (!t->view.rows || !t->view.cols)
         return 0;
     struct encoding *e;
-    int rc = encoding_new(format, &t->view, c->shards, NULL, NULL, &e, err);
+    int rc = encoding_new(format, &t->view, c->shards, NULL, NULL, NULL, &e, err);
     if (!rc) {
         image_add_tensor(image, e);
         encoding_unref(e);

@@ -21,6 +21,7 @@ struct options {
     char *compress;      /* "sealed" or "off" */
     uint64_t memory, workers, readahead;
     char *imatrix;
+    char *calibration;
     char *forms;         /* as given */
     bool notensors, requantize, follow_links, allow_other;
     uint64_t uid, gid, umask; /* UINT64_MAX: not given */

@@ -41,6 +41,7 @@ int service_open(struct service *s, const char *store, struct options *options, 
     struct store_options store_options = {
         .path = store,
         .imatrix = options->imatrix,
+        .calibration = options->calibration,
         .requantize = options->requantize,
         .follow_links = options->follow_links,
         .max_open = source_files_max(),

@@ -35,6 +35,9 @@ struct store {
     char *imatrix_name; /* as given */
     bool imatrix_file;  /* one file, for the one model there was */
     char *imatrix_model;
+    char *calibration;       /* absolute, NULL: none */
+    char *calibration_model; /* the one that it is of; NULL: it has a folder for each */
+    struct factor_set factors;
     pthread_mutex_t lock;
     struct watch *watch;   /* by lock */
     struct scan scan;      /* the last one; by lock */
@@ -284,6 +287,25 @@ static int resolve_imatrix(struct store *s, const char *given, struct error *err
     return s->imatrix_model ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
+/* A calibration, or a folder of some. */
+static int resolve_calibration(struct store *s, const char *given, struct error *err)
+{
+    char path[PATH_MAX + 32];
+    s->calibration = realpath(given, NULL);
+    if (!s->calibration)
+        return error_set(err, -errno, "calibration=%s: %s", given, strerror(errno));
+    snprintf(path, sizeof path, "%s/calibration.json", s->calibration);
+    if (access(path, F_OK))
+        return 0;
+    if (s->scan.count != 1)
+        return error_set(err, -EINVAL,
+                         "calibration=%s: it is of one model, and this store has %zu; give a folder"
+                         " with one for each",
+                         given, s->scan.count);
+    s->calibration_model = strdup(s->scan.models[0].name);
+    return s->calibration_model ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
 int store_open(const struct store_options *options, struct store **out, struct error *err)
 {
     struct store *s = calloc(1, sizeof *s);
@@ -292,6 +314,7 @@ int store_open(const struct store_options *options, struct store **out, struct e
     s->start.root.fd = -1;
     s->requantize = options->requantize;
     pthread_mutex_init(&s->lock, NULL);
+    factor_set_init(&s->factors);
     s->set = source_set_new(options->max_open, options->stats);
     s->watch = watch_new();
     int rc = s->set && s->watch ? 0 : error_set(err, -ENOMEM, "out of memory");
@@ -301,6 +324,8 @@ int store_open(const struct store_options *options, struct store **out, struct e
     rc = rc ? rc : scan(s, err);
     if (!rc && options->imatrix)
         rc = resolve_imatrix(s, options->imatrix, err);
+    if (!rc && options->calibration)
+        rc = resolve_calibration(s, options->calibration, err);
     if (rc)
         store_close(s);
     else
@@ -322,6 +347,9 @@ void store_close(struct store *s)
     free(s->imatrix);
     free(s->imatrix_name);
     free(s->imatrix_model);
+    free(s->calibration);
+    free(s->calibration_model);
+    factor_set_destroy(&s->factors);
     source_set_free(s->set);
     scan_free(&s->scan);
     scan_close(&s->start);
@@ -372,11 +400,25 @@ static int model_imatrix(const struct store *s, const char *model, char **file, 
     return 0;
 }
 
+/* The folder of a model's calibration, NULL if it can have none. */
+static int model_calibration(const struct store *s, const char *model, char **folder)
+{
+    *folder = NULL;
+    if (!s->calibration || (s->calibration_model && strcmp(model, s->calibration_model) != 0))
+        return 0;
+    if (s->calibration_model)
+        *folder = strdup(s->calibration);
+    else if (asprintf(folder, "%s/%s", s->calibration, model) < 0)
+        *folder = NULL;
+    return *folder ? 0 : -ENOMEM;
+}
+
 static int load(struct store *s, const struct slot *slot, struct checkpoint **out,
                 struct error *err)
 {
-    char *imatrix, *imatrix_name;
-    int rc = model_imatrix(s, slot->name, &imatrix, &imatrix_name)
+    char *imatrix, *imatrix_name, *calibration = NULL;
+    int rc = model_imatrix(s, slot->name, &imatrix, &imatrix_name) ||
+                     model_calibration(s, slot->name, &calibration)
                  ? error_set(err, -ENOMEM, "out of memory")
                  : 0;
     struct checkpoint_options options = {
@@ -389,10 +431,13 @@ static int load(struct store *s, const struct slot *slot, struct checkpoint **ou
         .requantize = s->requantize,
         .imatrix = imatrix,
         .imatrix_name = imatrix_name,
+        .calibration = calibration,
+        .factors = &s->factors,
     };
     rc = rc ? rc : checkpoint_load(&options, out, err);
     free(imatrix);
     free(imatrix_name);
+    free(calibration);
     return rc;
 }
 

@@ -21,6 +21,7 @@ struct store;
 struct store_options {
     const char *path;    /* a folder, or a .gguf file */
     const char *imatrix; /* as given to the mount option; NULL: none */
+    const char *calibration; /* likewise */
     bool requantize, follow_links;
     unsigned max_open;   /* descriptors of source files */
     struct stats *stats;

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/tensor_file.h"
 
+#include "codec/layer_input.h"
 #include "fs/gguf_file.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,12 +73,42 @@ static int importance_of(const struct checkpoint *c, const struct tensor *t,
     return 0;
 }
 
-/* Columns in their own order, as they stand behind the last stripe. */
-static int add_identity(struct image *image, const struct spqr_layout *l, struct error *err)
+/* GGUF's name for a tensor; NULL if it has none there. */
+static const char *mapped_name(const struct checkpoint *c, const struct tensor *t)
+{
+    for (size_t i = 0; i < c->model.count; i++)
+        if (c->model.tensors[i].view.tensor == t)
+            return c->model.tensors[i].name;
+    return NULL;
+}
+
+int tensor_factor(const struct checkpoint *c, const struct tensor *t, unsigned form,
+                  struct factor **out, struct error *err)
+{
+    static const char damping[] = "1"; /* which the authors of SpQR take */
+    char path[PATH_MAX];
+    uint32_t layer;
+    enum layer_input input;
+    const char *name = mapped_name(c, t);
+    *out = NULL;
+    if (!tensor_form_is_spqr(form) || !c->factor_folder || !name ||
+        !layer_input_of(name, &layer, &input))
+        return 0;
+    int n = snprintf(path, sizeof path, "%s/blk.%" PRIu32 ".%s.damp%s.factor", c->factor_folder,
+                     layer, input_names[input].input, damping);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return error_set(err, -ENAMETOOLONG, "%s: the name is too long", c->factor_folder);
+    int rc = factor_open(c->factors, path, t->shape[1], out, err);
+    return rc == -ENOENT ? 0 : rc;
+}
+
+/* The order of the columns, as it stands behind the last stripe. */
+static int add_order(struct image *image, const struct spqr_layout *l, const struct factor *factor,
+                     struct error *err)
 {
     struct buffer order = {0};
     for (size_t i = 0; i < l->columns; i++) {
-        uint32_t column = (uint32_t)i;
+        uint32_t column = factor ? factor->order[i] : (uint32_t)i;
         buffer_add(&order, &column, l->index_size);
     }
     struct bytes *bytes = order.failed ? NULL : bytes_new(order.data, order.size);
@@ -86,20 +120,26 @@ static int add_identity(struct image *image, const struct spqr_layout *l, struct
     return 0;
 }
 
-static int add_packed(const struct checkpoint *c, const struct tensor *t, const struct format *f,
+static int add_packed(const struct checkpoint *c, const struct tensor *t, unsigned form,
                       struct image *image, struct error *err)
 {
+    const struct format *f = tensor_form_format(form);
     struct encoding *e;
+    struct factor *factor;
     struct view view = view_make(t);
     const float *importance;
     int rc = importance_of(c, t, &importance, err);
-    rc = rc ? rc : encoding_new(f, &view, c->shards, c->calibration, importance, &e, err);
+    rc = rc ? rc : tensor_factor(c, t, form, &factor, err);
     if (rc)
         return rc;
-    image_add_tensor(image, e);
-    if (f->stripe_bits)
-        rc = add_identity(image, &e->stripes, err);
-    encoding_unref(e);
+    rc = encoding_new(f, &view, c->shards, c->calibration, importance, factor, &e, err);
+    if (!rc) {
+        image_add_tensor(image, e);
+        if (f->stripe_bits)
+            rc = add_order(image, &e->stripes, factor, err);
+        encoding_unref(e);
+    }
+    factor_unref(factor);
     return rc;
 }
 
@@ -113,7 +153,7 @@ int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned
     if (form == FORM_STORED)
         image_add_file(image, c->shards[t->file], t->offset, t->size);
     else
-        rc = add_packed(c, t, tensor_form_format(form), image, err);
+        rc = add_packed(c, t, form, image, err);
     if (!rc && image->failed)
         rc = error_set(err, -ENOMEM, "out of memory");
     if (rc)

@@ -26,6 +26,11 @@ const char *tensor_form_name(const struct tensor *t, unsigned form);
 
 uint64_t tensor_form_size(const struct tensor *t, unsigned form);
 
+/* What a form knows of the inputs of its matrix: *out becomes the factor, a new reference, or NULL
+ * where there is none for it. -errno with a sentence where there is one, but it cannot be used. */
+int tensor_factor(const struct checkpoint *c, const struct tensor *t, unsigned form,
+                  struct factor **out, struct error *err);
+
 /* The file. One reference is the caller's. */
 int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned form,
                     struct image **out, struct error *err);

@@ -658,6 +658,20 @@ static int original_file(const struct checkpoint *c, const struct checkpoint_fil
     return error_set(err, -ENOMEM, "out of memory");
 }
 
+/* Once, that SpQR is made without what it is made for. */
+static void tell_uncalibrated(struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
+                              unsigned form, const char *path)
+{
+    struct factor *factor;
+    if (!tensor_form_is_spqr(form) || t->told_uncalibrated ||
+        tensor_factor(c, tensor, form, &factor, NULL))
+        return;
+    if (!factor && !atomic_exchange(&t->told_uncalibrated, true))
+        log_info("%s: without a calibration columns stay in their order, and errors are not fed back",
+                 path);
+    factor_unref(factor);
+}
+
 static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, struct file *f,
                            struct error *err)
 {
@@ -666,9 +680,7 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
     switch (n.kind) {
     case ORIGINAL: return original_file(c, &c->files[n.item], &f->image, err);
     case FORM:
-        if (tensor_form_is_spqr(n.form) && !atomic_exchange(&t->told_uncalibrated, true))
-            log_info("%s: SpQR without a calibration: columns stay in their order, and errors are"
-                     " not fed back", c->name);
+        tell_uncalibrated(t, c, tensor, n.form, f->path);
         return tensor_file_get(c, tensor, n.form, &f->image, err);
     case RECIPE:
         rc = gguf_file_get(c, t->cache, &recipes[n.form], &f->image, err);
@@ -791,7 +803,24 @@ static const char *const xattr_names[XATTR_COUNT] = {
     "user.quantfs.reference", "user.quantfs.calibration", "user.quantfs.problem",
 };
 
-static void xattr_values(struct node n, const struct checkpoint *c, const char *out[XATTR_COUNT])
+/* What a form of a tensor knows of its inputs: "none", or a digest in hexadecimal. NULL for those
+ * that need to know nothing, and where it cannot be told. out: room for the latter. */
+static const char *calibration_of(const struct checkpoint *c, const struct tensor *t, unsigned form,
+                                  char out[2 * FACTOR_DIGEST + 1])
+{
+    struct factor *factor;
+    if (!tensor_form_is_spqr(form) || tensor_factor(c, t, form, &factor, NULL))
+        return NULL;
+    strcpy(out, "none");
+    for (int i = 0; factor && i < FACTOR_DIGEST; i++)
+        sprintf(out + 2 * i, "%02x", factor->digest[i]);
+    factor_unref(factor);
+    return out;
+}
+
+/* digest: as for calibration_of. */
+static void xattr_values(struct node n, const struct checkpoint *c, const char *out[XATTR_COUNT],
+                         char digest[2 * FACTOR_DIGEST + 1])
 {
     const struct tensor *tensor = n.kind == FORM ? &c->tensors.items[n.item] : NULL;
     for (int i = 0; i < XATTR_COUNT; i++)
@@ -815,7 +844,7 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
     else if (n.kind == RECIPE || n.kind == HF_FILE || n.kind == MODEL)
         out[XATTR_SOURCE] = *c->path ? c->path : ".";
     if (tensor && tensor_form_is_spqr(n.form))
-        out[XATTR_CALIBRATION] = "none";
+        out[XATTR_CALIBRATION] = calibration_of(c, tensor, n.form, digest);
     else if (n.kind == RECIPE || (tensor && n.form != FORM_STORED))
         out[XATTR_REFERENCE] = "llama.cpp " QUANTFS_REFERENCE;
 }
@@ -824,11 +853,12 @@ ssize_t tree_getxattr(struct tree *t, uint64_t id, const char *name, char *value
 {
     struct node n = unpack(id);
     const char *values[XATTR_COUNT];
+    char digest[2 * FACTOR_DIGEST + 1];
     struct checkpoint *c;
     ssize_t rc = get_checkpoint(t, n, false, &c);
     if (rc || !c)
         return rc ? rc : -ENODATA;
-    xattr_values(n, c, values);
+    xattr_values(n, c, values, digest);
     rc = -ENODATA;
     for (int i = 0; i < XATTR_COUNT; i++) {
         if (!values[i] || strcmp(name, xattr_names[i]) != 0)
@@ -846,11 +876,12 @@ ssize_t tree_listxattr(struct tree *t, uint64_t id, char *list, size_t size)
 {
     struct node n = unpack(id);
     const char *values[XATTR_COUNT];
+    char digest[2 * FACTOR_DIGEST + 1];
     struct checkpoint *c;
     ssize_t rc = get_checkpoint(t, n, false, &c);
     if (rc || !c)
         return rc;
-    xattr_values(n, c, values);
+    xattr_values(n, c, values, digest);
     size_t used = 0;
     for (int i = 0; i < XATTR_COUNT; i++) {
         size_t length = values[i] ? strlen(xattr_names[i]) + 1 : 0;

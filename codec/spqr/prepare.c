@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct column {
     float diagonal;
@@ -40,14 +41,31 @@ size_t spqr_factor_size(size_t columns)
     return panels * (panels + 1) / 2 * SPQR_GROUP * SPQR_GROUP;
 }
 
+/* The place of column c in its panel, and that of row 0 there. */
+static float *panel_of(float *packed, size_t c)
+{
+    return packed + spqr_factor_size(c / SPQR_GROUP * SPQR_GROUP) + c % SPQR_GROUP;
+}
+
+void spqr_factor_begin(float *packed, size_t columns)
+{
+    size_t padded = (columns + SPQR_GROUP - 1) / SPQR_GROUP * SPQR_GROUP;
+    memset(packed, 0, spqr_factor_size(columns) * sizeof *packed);
+    for (size_t c = columns; c < padded; c++)
+        panel_of(packed, c)[c * SPQR_GROUP] = 1;
+}
+
+void spqr_factor_put_row(float *packed, size_t columns, size_t row, const float *values)
+{
+    for (size_t c = row; c < columns; c++)
+        panel_of(packed, c)[row * SPQR_GROUP] = values[c - row];
+}
+
 void spqr_factor_pack(const float *upper, size_t columns, float *out)
 {
-    for (size_t from = 0; from < columns; from += SPQR_GROUP)
-        for (size_t row = 0; row < from + SPQR_GROUP; row++)
-            for (size_t c = from; c < from + SPQR_GROUP; c++) {
-                bool inside = row <= c && c < columns;
-                *out++ = inside ? upper[row * columns + c] : row == c;
-            }
+    spqr_factor_begin(out, columns);
+    for (size_t row = 0; row < columns; row++)
+        spqr_factor_put_row(out, columns, row, upper + row * columns + row);
 }
 
 /* Of a column, unbiased. */

@@ -20,6 +20,10 @@ int spqr_activation_order(const float *diagonal, size_t columns, uint32_t *order
 /* Floats in a packed factor. */
 size_t spqr_factor_size(size_t columns);
 
+/* Packs row by row: first this, then each row of U from its diagonal on. */
+void spqr_factor_begin(float *packed, size_t columns);
+void spqr_factor_put_row(float *packed, size_t columns, size_t row, const float *values);
+
 /* upper: row-major, [columns][columns]; what stands below its diagonal is not looked at. */
 void spqr_factor_pack(const float *upper, size_t columns, float *out);
 

@@ -14,13 +14,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE uint32_t load_u32(const void *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
 /* ---- 32 bytes ---- */
 
 typedef __m256i bytes32;
