@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a model's matrices are multiplied with when it reads a text: the importance of their columns,
- * and the Hessians of their inputs. The text is cut into chunks as llama-imatrix does it.
+ * What a model's matrices are multiplied with when it reads a text: the importance of their
+ * columns, and the Hessians of their inputs. The text is cut into chunks as llama-imatrix does it.
  */
 #include "tools/command.h"
 #include "tools/output.h"
@@ -111,6 +111,7 @@ static int pass(struct run *r, struct error *err)
     if (!rc && r->weighs)
         rc = write_matrix(r, err);
     r->weighs = false;
+    progress_clear(&r->progress);
     return rc ? rc : hessians_write(r->hessians, err);
 }
 
