@@ -28,7 +28,7 @@ if [ ! -d "$QUANTFS_LLAMA_TREE" ]; then
         --no-binary :all: -d "$full_folder" "llama-cpp-python==$full_version"
     tar -xf "$full_folder/llama_cpp_python-$full_version.tar.gz" -C "$full_folder"
 fi
-full_tools="llama-quantize llama-completion llama-perplexity llama-bench"
+full_tools="llama-quantize llama-completion llama-perplexity llama-bench llama-imatrix"
 for full_tool in $full_tools; do
     [ -x "$QUANTFS_LLAMA_BIN/$full_tool" ] || full_missing=$full_tool
 done

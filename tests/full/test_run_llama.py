@@ -9,6 +9,8 @@ import re
 import subprocess
 
 import architectures
+import gguf
+import numpy as np
 import pytest
 
 from conftest import DATA, QUANTFS, run
@@ -28,6 +30,31 @@ def test_perplexity_of_recipe(model, recipe, tmp_path):
                            str(oracle["context"]), "--json", file], capture_output=True, check=True)
     told = json.loads(done.stdout)["perplexity"]
     assert told == pytest.approx(oracle["perplexity"][recipe], rel=0.002)
+
+
+def importance(path):
+    return {t.name: t.data.astype(np.float64) for t in gguf.GGUFReader(path).tensors}
+
+
+@pytest.mark.parametrize("model", ["demo-llama", "demo-qwen2", "Mixtral-8x7B-v0.1"])
+def test_importance_is_that_of_llama_imatrix(model, tmp_path):
+    """And its counts: the tokens of every expert."""
+    file, ours, theirs = (tmp_path / n for n in ("model.gguf", "imatrix.gguf", "theirs.gguf"))
+    folder = DATA / model
+    if not folder.exists():
+        folder = architectures.make(tmp_path / "model", model)
+    run("convert", folder, "-t", "F32", "-o", file)
+    text = DATA / "kjv-train.txt"
+    subprocess.run([RUN, "calibrate", "-f", text, "-c", "256", "-n", "5120", "--imatrix-only", "-o",
+                    tmp_path, file], check=True, capture_output=True)
+    subprocess.run([pathlib.Path(os.environ["QUANTFS_LLAMA_BIN"]) / "llama-imatrix", "-m", file,
+                    "-f", text, "-c", "256", "--chunks", "20", "-o", theirs, "-t", "2"], check=True,
+                   capture_output=True, stdin=subprocess.DEVNULL)
+    found, wanted = importance(ours), importance(theirs)
+    assert list(found) == list(wanted)
+    for name, values in wanted.items():
+        assert found[name].shape == values.shape
+        np.testing.assert_allclose(found[name], values, rtol=0 if name.endswith("counts") else 0.01)
 
 
 def test_llama_quantize_takes_our_importance(tmp_path):

@@ -72,14 +72,20 @@ def test_importance_is_that_of_llama_imatrix(matrix):
     for name, wanted in theirs.items():
         assert ours[name].shape == wanted.shape
         np.testing.assert_allclose(ours[name], wanted, rtol=0.01)
-    assert keys(matrix) == keys(DATA / "demo-llama.imatrix.gguf") | {"imatrix.datasets": [str(TEXT)]}
+    wanted = keys(DATA / "demo-llama.imatrix.gguf") | {"imatrix.datasets": [str(TEXT)]}
+    assert keys(matrix) == wanted
 
 
 def test_importance_of_a_mounted_file(mount, matrix, tmp_path):
-    """And of another number of threads: the same bytes."""
-    virtual = mount(DATA) / "demo-llama" / "gguf" / "demo-llama-BF16.gguf"
-    done("-f", TEXT, "-n", CHUNKS * CONTEXT, "-o", tmp_path, "-t", 3, "--imatrix-only", virtual)
-    assert (tmp_path / "imatrix.gguf").read_bytes() == matrix.read_bytes()
+    """And of another number of threads: the same bytes. The next mount has the same file."""
+    out = tmp_path / "out"
+    for passes in (1, 0):
+        mnt = mount(DATA)
+        virtual = mnt / "demo-llama" / "gguf" / "demo-llama-BF16.gguf"
+        told = done("-f", TEXT, "-n", CHUNKS * CONTEXT, "-o", out, "-t", 3, "--imatrix-only", virtual)
+        assert told["text_passes"] == passes
+        mnt.unmount()
+    assert (out / "imatrix.gguf").read_bytes() == matrix.read_bytes()
 
 
 def test_importance_of_experts(tmp_path):

@@ -62,6 +62,15 @@ def test_perplexity_counts_chunks(file):
     assert b"chunks  " not in subprocess.run(args, capture_output=True, check=True).stderr
 
 
+def test_calibration_counts_chunks_and_files(file, tmp_path):
+    args = (RUN, "calibrate", "-q", "-f", TEXT, "-c", "64", "-n", "192", "-o", tmp_path, file)
+    text, line = on_terminal(*args)
+    assert "factors of layers 0 to 3" in text
+    assert re.search(r"\rcalibrating \[=+\] 100 %  3 of 3 chunks  0:00 left", line)
+    assert "\r\x1b[K\rfactoring [" in line
+    assert re.search(r"\rfactoring \[=+\] 100 %  32 of 32 files  0:00 left *\r?\n", line)
+
+
 def test_conversion_counts_bytes(tmp_path):
     _, line = on_terminal(QUANTFS, "convert", DATA / "demo-llama", "-t", "Q2_K", "-o",
                           tmp_path / "out.gguf")

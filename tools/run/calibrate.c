@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a model's matrices are multiplied with when it reads a text: the importance of their columns,
- * and the Hessians of their inputs. The text is cut into chunks as llama-imatrix does it.
+ * What a model's matrices are multiplied with when it reads a text: the importance of their
+ * columns, and the Hessians of their inputs. The text is cut into chunks as llama-imatrix does it.
  */
 #include "tools/command.h"
 #include "tools/output.h"
@@ -73,7 +73,7 @@ static int read_chunk(struct run *r, uint32_t chunk, float *logits, struct error
         batch = e->context - at < ENGINE_BATCH ? e->context - at : ENGINE_BATCH;
         rc = forward_run(e->forward, tokens + at, batch, at, false, logits, err);
     }
-    return rc ? error_prefix(err, rc, "chunk %" PRIu32, chunk) : 0;
+    return rc ? error_prefix(err, rc, "%s: chunk %" PRIu32, r->job->model, chunk) : 0;
 }
 
 static int read_chunks(struct run *r, struct error *err)
@@ -97,7 +97,9 @@ static int write_matrix(struct run *r, struct error *err)
     struct buffer matrix = {0};
     struct output out;
     int rc = importance_encode(&r->importance, &from, &matrix, err);
-    rc = rc ? rc : output_open(&out, r->job->matrix, err);
+    if (rc)
+        return error_prefix(err, rc, "%s", r->job->model);
+    rc = output_open(&out, r->job->matrix, err);
     if (!rc)
         rc = output_close(&out, output_write(&out, matrix.data, matrix.size, err), false, err);
     buffer_free(&matrix);
@@ -111,6 +113,7 @@ static int pass(struct run *r, struct error *err)
     if (!rc && r->weighs)
         rc = write_matrix(r, err);
     r->weighs = false;
+    progress_clear(&r->progress);
     return rc ? rc : hessians_write(r->hessians, err);
 }
 

@@ -4,11 +4,12 @@
  * and what encoders with error feedback need of it: an order of the columns, and the upper Cholesky
  * factor U of the inverse, U^T U = H'^-1, where H' is H in that order and damped.
  *
- * U is not found by way of the inverse. Where H' is factored from its last column to its first, H' =
- * R R^T with R upper triangular, U is R^-1: half the work, and nothing is lost by inverting first.
+ * U is not found by way of the inverse. Where H' is factored from its last column to its first,
+ * H' = R R^T with R upper triangular, U is R^-1: half the work, and nothing is lost by inverting
+ * first.
  *
- * The only module that knows BLAS and LAPACK. One thread calls them, for not every build of them bears
- * more, and they take one: so the bytes are the same whatever the number of threads.
+ * The only module that knows BLAS and LAPACK. One thread calls them, for not every build of them
+ * bears more, and they take one: so the bytes are the same whatever the number of threads.
  */
 #ifndef TOOLS_RUN_HESSIAN_H
 #define TOOLS_RUN_HESSIAN_H
@@ -28,8 +29,8 @@ enum { HESSIAN_BLAS = 32 << 20 };
 /* Bytes of the matrix, which is also what hessian_factor works in. */
 uint64_t hessian_bytes(uint64_t cols);
 
-/* As much memory, of zeros, to be freed; NULL when there is none. It begins at a cache line: how BLAS
- * rounds depends on that. */
+/* As much memory, of zeros, to be freed; NULL when there is none. It begins at a cache line: how
+ * BLAS rounds may depend on that. */
 float *hessian_memory(uint64_t cols);
 
 /* All zeros. -ENOMEM. */

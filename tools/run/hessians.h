@@ -31,13 +31,13 @@ struct hessians {
     struct hessian *all; /* [group][INPUT_COUNT][parts] */
 };
 
-/* Decides how many layers are collected at once: as many as fit into `room` bytes beside the model's
- * weights, or into a quarter of it where they do not fit themselves; at least one. Returns what that
- * takes. */
+/* Decides how many layers are collected at once: as many as fit into `room` bytes beside the
+ * model's weights, or into a quarter of it where they do not fit themselves; at least one. Returns
+ * what that takes. */
 uint64_t hessians_fit(struct hessians *h, const struct facts *f, uint64_t room, uint64_t weights);
 
-/* Finds out what is missing. -ERANGE for layers that the model has not, -EEXIST for files of another
- * size. */
+/* Finds out what is missing. -ERANGE for layers that the model has not, -EEXIST for files of
+ * another size. */
 int hessians_plan(struct hessians *h, struct error *err);
 
 /* Begins with the next layers. -ENOMEM. */

@@ -35,13 +35,21 @@ static const struct command commands[] = {
      "it. It takes two bytes for each token of the vocabulary and each one predicted, and is\n"
      "complete or not there. With -f as well, the text must be the one that was saved.\n\n"
      "Example: quantfs-run perplexity -f kjv-eval.txt mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n", run_perplexity},
-    {"calibrate",  "-f TEXT -o DIR FILE.gguf", "find out what a model's columns matter",
+    {"calibrate",  "-f TEXT -o DIR FILE.gguf", "find out what matters of a model's columns",
      "  -f, --text TEXT      what the model reads, at least two contexts long\n"
-     "  -o, --output DIR     where imatrix.gguf goes; made if it is not there\n"
+     "  -o, --output DIR     where the files go; made if it is not there\n"
      "  -n, --tokens N       only the first so many, cut to whole chunks\n"
-     "  -c, --context N      tokens in a chunk (512)\n" RUN_OPTIONS_HELP "\n"
+     "  -c, --context N      tokens in a chunk (512)\n"
+     "      --imatrix-only   the importance matrix, and no factors\n"
+     "      --layers A-B     factors of these layers only, counted from 0\n"
+     "      --percdamp LIST  dampings of the Hessians, up to 8 (1.0,0.1)\n"
+     "      --keep-hessian   write the Hessians, too\n" RUN_OPTIONS_HELP "\n"
      "imatrix.gguf is what llama-imatrix makes of the same text: for quantfs convert --imatrix, for\n"
-     "quantfs mount -o imatrix= and for llama-quantize. It is complete or not there.\n\n"
+     "quantfs mount -o imatrix= and for llama-quantize. Factors are what encoders with error feedback\n"
+     "need; tools/run/CALIBRATION.md has their bytes. They take 2 n n bytes for each input of n columns\n"
+     "and each damping, 16 GB for a model of 8 B weights; what is needed is told first. The text is read\n"
+     "once for as many layers as there is memory for. Files are complete or not there, and what is\n"
+     "there is not made again: a run that was cut off goes on where it was.\n\n"
      "Example: quantfs-run calibrate -f kjv-train.txt -o SmolLM2-calibration "
      "mnt/SmolLM2/gguf/SmolLM2-BF16.gguf\n", run_calibrate},
     {"bench",      "FILE.gguf",         "show how fast a model runs",
