@@ -488,15 +488,6 @@ static void encode_with(const struct encoder *e, float threshold)
         encode_group(e, c, &choice);
 }
 
-/* How many weights of a group have gains above the threshold. */
-static size_t count_above(const tile gains, float threshold)
-{
-    size_t count = 0;
-    for (int c = 0; c < GROUP; c++)
-        count += (size_t)__builtin_popcount(rows_above(gains[c], threshold));
-    return count;
-}
-
 /* Where the threshold is to be set anew: the first time soon, then at distances that double up to
  * the middle and halve behind it. */
 static size_t next_setting(size_t column, size_t padded)
@@ -506,26 +497,21 @@ static size_t next_setting(size_t column, size_t padded)
     return column + (distance ? distance : GROUP);
 }
 
-/* With a threshold that fills the slots, by the gains that are known, and by how many outliers there
- * have been so far for each that these have promised. The last columns get what is left over. */
+/* With a threshold that fills the slots, by the gains that are known. The last columns get what is
+ * left over. */
 static void encode_within(const struct encoder *e, size_t slots)
 {
     struct choice choice = {.left = slots};
     float threshold = INFINITY;
-    size_t next = 0, promised = slots / 16 + 1, found = promised;
-    for (size_t c = 0; c < e->padded; c += GROUP) {
+    for (size_t c = 0, next = 0; c < e->padded; c += GROUP) {
         if (c == next) {
-            threshold = threshold_for(e->gains[c], (e->padded - c) * ROWS,
-                                      choice.left * promised / found);
+            threshold = threshold_for(e->gains[c], (e->padded - c) * ROWS, choice.left);
             next = next_setting(c, e->padded);
         }
         if (c + GROUP >= e->columns)
             threshold = 0;
         choice.threshold = choice.left ? threshold : INFINITY;
-        promised += count_above(e->gains + c, choice.threshold);
-        found += choice.left;
         encode_group(e, c, &choice);
-        found -= choice.left;
     }
 }
 
