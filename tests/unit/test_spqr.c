@@ -122,8 +122,7 @@ static double layer_loss(const struct layer *l, const float *quantized)
     double loss = 0, *d = allocate(n, sizeof *d);
     for (size_t r = 0; r < l->rows; r++) {
         for (size_t j = 0; j < n; j++)
-            d[l->order[j]] =
-                (double)quantized[r * n + j] - (double)l->weights[r * n + l->order[j]];
+            d[l->order[j]] = (double)quantized[r * n + j] - (double)l->weights[r * n + l->order[j]];
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < n; j++)
                 loss += d[i] * d[j] * l->hessian[i * n + j];
@@ -295,8 +294,7 @@ static void reference_open(struct reference *ref, const char *name)
     *ref = (struct reference){.file = allocate(size, 1)};
     assert_int_equal(fread(ref->file, 1, size, f), size);
     fclose(f);
-    assert_int_equal(
-        safetensors_header_size((uint8_t *)ref->file, size, size, &header, &err), 0);
+    assert_int_equal(safetensors_header_size((uint8_t *)ref->file, size, size, &header, &err), 0);
     const char *text = ref->file + SAFETENSORS_PREFIX;
     assert_int_equal(safetensors_parse(text, header, size, 0, &ref->list, &err), 0);
     json_t *json = json_loadb(text, header, 0, NULL);
@@ -381,7 +379,8 @@ static struct difference compare(const struct reference *ref, const struct layer
                                  const struct quantized *q)
 {
     struct difference d = {0};
-    const uint8_t *codes = reference_data(ref, "codes"), *mask = reference_data(ref, "outlier_mask"),
+    const uint8_t *codes = reference_data(ref, "codes"),
+                  *mask = reference_data(ref, "outlier_mask"),
                   *values = reference_data(ref, "outliers");
     for (size_t row = 0; row < l->rows; row++)
         for (size_t c = 0; c < l->columns; c++) {
@@ -460,8 +459,8 @@ static double reference_loss(const struct layer *l, int bits, float relative)
 
 static double budget_loss(const struct layer *l, int bits, double budget)
 {
-    return loss_of(
-        l, (struct spqr_settings){.bits = bits, .slots = slots_of(l->columns, budget)}, NULL);
+    return loss_of(l, (struct spqr_settings){.bits = bits, .slots = slots_of(l->columns, budget)},
+                   NULL);
 }
 
 /* Rounding, then errors that are fed back, then outliers, more and more of them. */
@@ -499,9 +498,9 @@ static void test_a_budget_is_worth_a_threshold(void **state)
     reference_layer(&ref, &l);
     size_t by_threshold, by_budget;
     float threshold = spqr_threshold(l.permuted, l.rows, l.columns, l.factor, 0.2f);
-    double one = loss_of(
-        &l, (struct spqr_settings){.bits = 3, .reference = true, .threshold = threshold},
-        &by_threshold);
+    double one =
+        loss_of(&l, (struct spqr_settings){.bits = 3, .reference = true, .threshold = threshold},
+                &by_threshold);
     double share = (double)by_threshold / (double)(l.rows * l.columns);
     double other = loss_of(
         &l, (struct spqr_settings){.bits = 3, .slots = slots_of(l.columns, share)}, &by_budget);
@@ -551,7 +550,8 @@ static void test_slots_are_filled(void **state)
 
 /* Quantizes rows through the bytes of a stripe into out. */
 static void pass_through(int bits, double budget, const float *x, size_t rows, size_t columns,
-                         const float *factor, float *out, struct spqr_stripe *stripe, void **scratch)
+                         const float *factor, float *out, struct spqr_stripe *stripe,
+                         void **scratch)
 {
     const struct isa *isa;
     struct spqr_layout l;
