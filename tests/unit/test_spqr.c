@@ -790,6 +790,54 @@ static void test_every_set_gives_the_same(void **state)
     }
 }
 
+/* The bytes of a layer from halfs alone, so that they hang on no library: who changes them has changed
+ * what caches hold. */
+static void test_golden_bytes(void **state)
+{
+    (void)state;
+    struct reference ref;
+    reference_open(&ref, "3bit-thr0.2-actorder");
+    const struct tensor *w = reference_find(&ref, "W");
+    const uint8_t *halfs = reference_data(&ref, "W");
+    size_t rows = w->shape[0], n = w->shape[1];
+    float *x = allocate(rows * n, sizeof *x), *upper = allocate(n * n, sizeof *upper);
+    float *factor = allocate(spqr_factor_size(n), sizeof *factor);
+    void *scratch = aligned_alloc(64, spqr_scratch_size(n));
+    assert_non_null(scratch);
+    for (size_t i = 0; i < rows * n; i++)
+        x[i] = f32_from_f16(load_u16(halfs + 2 * i));
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i; j < n; j++)
+            upper[i * n + j] = i == j ? 1 + fabsf(x[i]) : x[i % rows * n + j];
+    spqr_factor_pack(upper, n, factor);
+    static const uint64_t wanted[5] = {
+        [2] = 0x1061e8100677d3b, [3] = 0x9c7daa44b884abab, [4] = 0x2cd2a94b668670ed};
+    for (int bits = 2; bits <= 4; bits++)
+        for (const struct isa *const *isa = isas; *isa; isa++) {
+            struct spqr_layout l;
+            uint64_t hash = HASH_START;
+            if (!isa_supported(*isa))
+                continue;
+            assert_int_equal(spqr_layout(bits, n, 0.01, &l, NULL), 0);
+            char *bytes = allocate(l.stripe_size, 1);
+            for (size_t row = 0; row < rows; row += SPQR_ROWS) {
+                struct spqr_stripe s;
+                (*isa)->spqr_encode(&(struct spqr_settings){.bits = bits, .slots = l.slots},
+                                    x + row * n, SPQR_ROWS, n, factor, scratch, &s);
+                spqr_pack(&l, &s, (uint8_t *)bytes);
+                hash = hash_bytes(hash, bytes, l.stripe_size);
+            }
+            if (hash != wanted[bits])
+                fail_msg("%d bits with %s: 0x%llx", bits, (*isa)->name, (unsigned long long)hash);
+            free(bytes);
+        }
+    free(scratch);
+    free(factor);
+    free(upper);
+    free(x);
+    reference_close(&ref);
+}
+
 static void test_activation_order_is_stable(void **state)
 {
     (void)state;
@@ -815,6 +863,7 @@ int main(void)
         cmocka_unit_test(test_odd_sizes),
         cmocka_unit_test(test_dead_columns),
         cmocka_unit_test(test_every_set_gives_the_same),
+        cmocka_unit_test(test_golden_bytes),
         cmocka_unit_test(test_activation_order_is_stable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
