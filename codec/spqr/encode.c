@@ -25,8 +25,6 @@ spqr_encode_fn ENCODE;
 
 enum { ROWS = SPQR_ROWS, GROUP = SPQR_GROUP, PASSES = 2 };
 
-#define EACH_ROW for (int r = 0; r < ROWS; r++)
-
 /* A group's columns of a stripe, or a number for each of its weights. */
 typedef float tile[GROUP][ROWS];
 
@@ -46,7 +44,7 @@ struct encoder {
  * or it is worse off than without: a slot is kept for each of these. */
 struct choice {
     float threshold;
-    size_t left, kept;         /* slots; those of them that are kept */
+    size_t left, kept;        /* slots; those of them that are kept */
     uint16_t left_out[GROUP]; /* by the fit of this group: bit r: row r */
 };
 
@@ -57,10 +55,10 @@ struct fit {
 
 /* ---- quantizing ---- */
 
-/* Half to even. The sum is an integer; that no codes are that large was seen to before. */
+/* Half to even: at 1.5 * 2^23 a float has no bits for fractions. */
 static inline float nearest_code(float v, float top)
 {
-    v = v < 0 ? 0 : v;
+    v = v > 0 ? v : 0;
     v = v > top ? top : v;
     return v + 12582912.f - 12582912.f;
 }
@@ -81,7 +79,7 @@ static float half(float v)
 static void fit_as_reference(float top, const float low[ROWS], const float high[ROWS],
                              struct fit *fit)
 {
-    EACH_ROW {
+    for (int r = 0; r < ROWS; r++) {
         bool equal = low[r] == high[r];
         float from = equal ? -1 : low[r], to = equal ? 1 : high[r];
         fit->scale[r] = (to - from) / top;
@@ -90,10 +88,9 @@ static void fit_as_reference(float top, const float low[ROWS], const float high[
 }
 
 /* Ranges that are farther from 0 than they are wide begin there. */
-static void fit_from_zero(float top, const float low[ROWS], const float high[ROWS],
-                          struct fit *fit)
+static void fit_from_zero(float top, const float low[ROWS], const float high[ROWS], struct fit *fit)
 {
-    EACH_ROW {
+    for (int r = 0; r < ROWS; r++) {
         float width = high[r] - low[r];
         float from = low[r] > width ? 0 : low[r], to = -high[r] > width ? 0 : high[r];
         float scale = (to - from) / top;
@@ -116,7 +113,7 @@ static void fit_range(const struct encoder *e, const float low[ROWS], const floa
 static void find_range(const float v[ROWS], float *low, float *high)
 {
     *low = *high = v[0];
-    EACH_ROW {
+    for (int r = 0; r < ROWS; r++) {
         *low = v[r] < *low ? v[r] : *low;
         *high = v[r] > *high ? v[r] : *high;
     }
@@ -158,7 +155,7 @@ static void quantize_statistic(const struct encoder *e, float v[ROWS], uint8_t c
         fit_statistic_as_reference(v, scale, zero);
     else
         fit_statistic(v, scale, zero);
-    EACH_ROW {
+    for (int r = 0; r < ROWS; r++) {
         float code = quantize(v[r], *scale, *zero, 7);
         codes[r] = (uint8_t)code;
         v[r] = *scale * (code - *zero);
@@ -174,12 +171,12 @@ struct extremes {
 
 static void find_extremes(const tile w, struct extremes *x)
 {
-    EACH_ROW {
+    for (int r = 0; r < ROWS; r++) {
         x->low[0][r] = x->low[1][r] = INFINITY;
         x->high[0][r] = x->high[1][r] = -INFINITY;
     }
     for (int c = 0; c < GROUP; c++)
-        EACH_ROW {
+        for (int r = 0; r < ROWS; r++) {
             float v = w[c][r], low = x->low[0][r], high = x->high[0][r];
             float not_low = v < low ? low : v, not_high = v > high ? high : v;
             x->low[0][r] = v < low ? v : low;
@@ -197,12 +194,13 @@ static void sum_errors(const struct encoder *e, const tile w, const float diagon
     float top = e->top;
     memset(sum, 0, ROWS * sizeof *sum);
     for (int c = 0; c < GROUP; c++) {
-        EACH_ROW {
+        for (int r = 0; r < ROWS; r++) {
             float code = quantize(w[c][r], fit->scale[r], fit->zero[r], top);
             float d = (fit->scale[r] * (code - fit->zero[r]) - w[c][r]) / diagonal[c];
             own[c][r] = d * d;
         }
-        EACH_ROW sum[r] += without && w[c][r] == without[r] ? 0 : own[c][r];
+        for (int r = 0; r < ROWS; r++)
+            sum[r] += without && w[c][r] == without[r] ? 0 : own[c][r];
     }
 }
 
@@ -223,7 +221,7 @@ static void leave_one_out(const struct encoder *e, const tile w, const float dia
     fit_range(e, x.low[0], x.high[0], &fit);
     sum_errors(e, w, diagonal, &fit, NULL, gains, all);
     for (int c = 0; c < GROUP; c++)
-        EACH_ROW {
+        for (int r = 0; r < ROWS; r++) {
             bool low = w[c][r] == x.low[0][r] && x.low[1][r] > x.low[0][r];
             bool high = w[c][r] == x.high[0][r] && x.high[1][r] < x.high[0][r];
             float gain = low ? all[r] - without_low[r] : gains[c][r];
@@ -237,14 +235,16 @@ static void replace_outliers(const tile gains, float threshold, tile w)
 {
     float mean[ROWS] = {0}, count[ROWS] = {0};
     for (int c = 0; c < GROUP; c++)
-        EACH_ROW {
+        for (int r = 0; r < ROWS; r++) {
             bool kept = !(gains[c][r] > threshold);
             mean[r] += kept ? w[c][r] : 0;
             count[r] += kept ? 1.f : 0;
         }
-    EACH_ROW mean[r] /= count[r] < 1 ? 1 : count[r];
+    for (int r = 0; r < ROWS; r++)
+        mean[r] /= count[r] < 1 ? 1 : count[r];
     for (int c = 0; c < GROUP; c++)
-        EACH_ROW w[c][r] = gains[c][r] > threshold ? mean[r] : w[c][r];
+        for (int r = 0; r < ROWS; r++)
+            w[c][r] = gains[c][r] > threshold ? mean[r] : w[c][r];
 }
 
 /* ---- thresholds ---- */
@@ -353,7 +353,8 @@ static void feed_back(const float (*errors)[ROWS], const float *panel, size_t co
 static unsigned rows_above(const float gains[ROWS], float threshold)
 {
     unsigned rows = 0;
-    EACH_ROW rows |= (unsigned)(gains[r] > threshold) << r;
+    for (int r = 0; r < ROWS; r++)
+        rows |= (unsigned)(gains[r] > threshold) << r;
     return rows;
 }
 
@@ -369,8 +370,8 @@ static void leave_out(const tile gains, float threshold, struct choice *choice)
 }
 
 /* Scales and zeros as they will be decoded. */
-static void fit_group(const struct encoder *e, const tile w, size_t first,
-                      struct choice *choice, struct fit *fit)
+static void fit_group(const struct encoder *e, const tile w, size_t first, struct choice *choice,
+                      struct fit *fit)
 {
     tile inner;
     struct extremes x;
@@ -400,7 +401,9 @@ static unsigned choose_rows(const float squares[ROWS], unsigned left_out, struct
     choice->left -= (size_t)__builtin_popcount(sure);
     while ((size_t)__builtin_popcount(others) > choice->left - choice->kept) {
         int least = __builtin_ctz(others);
-        EACH_ROW if (others >> r & 1 && squares[r] < squares[least]) least = r;
+        for (int r = 0; r < ROWS; r++)
+            if (others >> r & 1 && squares[r] < squares[least])
+                least = r;
         others &= ~(1u << least);
     }
     choice->left -= (size_t)__builtin_popcount(others);
@@ -426,7 +429,7 @@ static void put_outlier(const struct encoder *e, const struct fit *fit, size_t c
  * error that it has only for being left out; it would not be for what it gains by that. */
 static void update_gains(const float squares[ROWS], unsigned left_out, float gains[ROWS])
 {
-    EACH_ROW {
+    for (int r = 0; r < ROWS; r++) {
         bool less = squares[r] < gains[r];
         gains[r] = less == (left_out >> r & 1) ? squares[r] : gains[r];
     }
@@ -438,7 +441,7 @@ static void quantize_column(const struct encoder *e, const struct fit *fit, size
 {
     float *errors = e->errors[column], squares[ROWS], top = e->top;
     uint8_t *codes = e->out->codes[column];
-    EACH_ROW {
+    for (int r = 0; r < ROWS; r++) {
         float code = quantize(w[r], fit->scale[r], fit->zero[r], top);
         codes[r] = (uint8_t)code;
         errors[r] = (w[r] - fit->scale[r] * (code - fit->zero[r])) / diagonal;
@@ -473,7 +476,8 @@ static void encode_group(const struct encoder *e, size_t first, struct choice *c
         quantize_column(e, &fit, first + c, w[c], diagonal[c], choice->left_out[c], choice);
         for (size_t later = c + 1; panel && later < GROUP; later++) {
             float factor = panel[(first + c) * GROUP + later];
-            EACH_ROW w[later][r] -= e->errors[first + c][r] * factor;
+            for (int r = 0; r < ROWS; r++)
+                w[later][r] -= e->errors[first + c][r] * factor;
         }
     }
 }
@@ -488,15 +492,6 @@ static void encode_with(const struct encoder *e, float threshold)
         encode_group(e, c, &choice);
 }
 
-/* How many weights of a group have gains above the threshold. */
-static size_t count_above(const tile gains, float threshold)
-{
-    size_t count = 0;
-    for (int c = 0; c < GROUP; c++)
-        count += (size_t)__builtin_popcount(rows_above(gains[c], threshold));
-    return count;
-}
-
 /* Where the threshold is to be set anew: the first time soon, then at distances that double up to
  * the middle and halve behind it. */
 static size_t next_setting(size_t column, size_t padded)
@@ -506,26 +501,21 @@ static size_t next_setting(size_t column, size_t padded)
     return column + (distance ? distance : GROUP);
 }
 
-/* With a threshold that fills the slots, by the gains that are known, and by how many outliers there
- * have been so far for each that these have promised. The last columns get what is left over. */
+/* With a threshold that fills the slots, by the gains that are known. The last columns get what is
+ * left over. */
 static void encode_within(const struct encoder *e, size_t slots)
 {
     struct choice choice = {.left = slots};
     float threshold = INFINITY;
-    size_t next = 0, promised = slots / 16 + 1, found = promised;
-    for (size_t c = 0; c < e->padded; c += GROUP) {
+    for (size_t c = 0, next = 0; c < e->padded; c += GROUP) {
         if (c == next) {
-            threshold = threshold_for(e->gains[c], (e->padded - c) * ROWS,
-                                      choice.left * promised / found);
+            threshold = threshold_for(e->gains[c], (e->padded - c) * ROWS, choice.left);
             next = next_setting(c, e->padded);
         }
         if (c + GROUP >= e->columns)
             threshold = 0;
         choice.threshold = choice.left ? threshold : INFINITY;
-        promised += count_above(e->gains + c, choice.threshold);
-        found += choice.left;
         encode_group(e, c, &choice);
-        found -= choice.left;
     }
 }
 
@@ -555,8 +545,7 @@ static size_t padded(size_t columns)
     return (columns + SPQR_COLUMNS - 1) / SPQR_COLUMNS * SPQR_COLUMNS;
 }
 
-/* n elements of the scratch. Columns are padded to 64: whatever they have, its size is a multiple
- * of the alignment. */
+/* n elements of the scratch. Since columns are padded to 64, what follows is aligned as well. */
 static void *take(uint8_t **scratch, size_t n, size_t size)
 {
     void *p = *scratch;

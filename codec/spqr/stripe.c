@@ -15,7 +15,13 @@ enum {
 };
 
 /* How many bits of a code lie in each plane, the low ones first. */
-static const uint8_t plane_bits[5][PLANES] = {[2] = {2}, [3] = {2, 1}, [4] = {4}};
+static const uint8_t plane_bits[5][PLANES] = {
+    {0},
+    {0},
+    {2},
+    {2, 1},
+    {4}
+};
 
 /* Behind the weights. */
 struct statistics {
@@ -27,9 +33,15 @@ _Static_assert(sizeof(struct statistics) == 80, "statistics are packed");
 
 /* ---- layout ---- */
 
-static size_t plane_row_size(int bits) { return SPQR_COLUMNS / 8 * (size_t)bits; }
+static size_t plane_row_size(int bits)
+{
+    return SPQR_COLUMNS / 8 * (size_t)bits;
+}
 
-static size_t align(size_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+static size_t align(size_t n)
+{
+    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
 
 int spqr_layout(int bits, uint64_t columns, double budget, struct spqr_layout *out,
                 struct error *err)

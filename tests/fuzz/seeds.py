@@ -1099,7 +1099,7 @@ def spqr_seeds():
         "truncated": valid[:-1],
         "too-long": valid + b"\0",
         "not-a-number": stripe(dense=b"\xff"),
-        "columns-of-four-bytes": struct.pack("<BBHH", 128 + 3, 0, 9, 1),
+        "columns-of-four-bytes": struct.pack("<BBHH", 3, 255, 9, 1),
         "column-in-padding": stripe(numbers=(0, 50, 100)),
         "column-twice": stripe(numbers=(0, 50, 50)),
         "columns-fall": stripe(numbers=(50, 0, 99)),

@@ -122,8 +122,7 @@ static double layer_loss(const struct layer *l, const float *quantized)
     double loss = 0, *d = allocate(n, sizeof *d);
     for (size_t r = 0; r < l->rows; r++) {
         for (size_t j = 0; j < n; j++)
-            d[l->order[j]] =
-                (double)quantized[r * n + j] - (double)l->weights[r * n + l->order[j]];
+            d[l->order[j]] = (double)quantized[r * n + j] - (double)l->weights[r * n + l->order[j]];
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < n; j++)
                 loss += d[i] * d[j] * l->hessian[i * n + j];
@@ -295,8 +294,7 @@ static void reference_open(struct reference *ref, const char *name)
     *ref = (struct reference){.file = allocate(size, 1)};
     assert_int_equal(fread(ref->file, 1, size, f), size);
     fclose(f);
-    assert_int_equal(
-        safetensors_header_size((uint8_t *)ref->file, size, size, &header, &err), 0);
+    assert_int_equal(safetensors_header_size((uint8_t *)ref->file, size, size, &header, &err), 0);
     const char *text = ref->file + SAFETENSORS_PREFIX;
     assert_int_equal(safetensors_parse(text, header, size, 0, &ref->list, &err), 0);
     json_t *json = json_loadb(text, header, 0, NULL);
@@ -381,7 +379,8 @@ static struct difference compare(const struct reference *ref, const struct layer
                                  const struct quantized *q)
 {
     struct difference d = {0};
-    const uint8_t *codes = reference_data(ref, "codes"), *mask = reference_data(ref, "outlier_mask"),
+    const uint8_t *codes = reference_data(ref, "codes"),
+                  *mask = reference_data(ref, "outlier_mask"),
                   *values = reference_data(ref, "outliers");
     for (size_t row = 0; row < l->rows; row++)
         for (size_t c = 0; c < l->columns; c++) {
@@ -460,8 +459,8 @@ static double reference_loss(const struct layer *l, int bits, float relative)
 
 static double budget_loss(const struct layer *l, int bits, double budget)
 {
-    return loss_of(
-        l, (struct spqr_settings){.bits = bits, .slots = slots_of(l->columns, budget)}, NULL);
+    return loss_of(l, (struct spqr_settings){.bits = bits, .slots = slots_of(l->columns, budget)},
+                   NULL);
 }
 
 /* Rounding, then errors that are fed back, then outliers, more and more of them. */
@@ -499,9 +498,9 @@ static void test_a_budget_is_worth_a_threshold(void **state)
     reference_layer(&ref, &l);
     size_t by_threshold, by_budget;
     float threshold = spqr_threshold(l.permuted, l.rows, l.columns, l.factor, 0.2f);
-    double one = loss_of(
-        &l, (struct spqr_settings){.bits = 3, .reference = true, .threshold = threshold},
-        &by_threshold);
+    double one =
+        loss_of(&l, (struct spqr_settings){.bits = 3, .reference = true, .threshold = threshold},
+                &by_threshold);
     double share = (double)by_threshold / (double)(l.rows * l.columns);
     double other = loss_of(
         &l, (struct spqr_settings){.bits = 3, .slots = slots_of(l.columns, share)}, &by_budget);
@@ -551,7 +550,8 @@ static void test_slots_are_filled(void **state)
 
 /* Quantizes rows through the bytes of a stripe into out. */
 static void pass_through(int bits, double budget, const float *x, size_t rows, size_t columns,
-                         const float *factor, float *out, struct spqr_stripe *stripe, void **scratch)
+                         const float *factor, float *out, struct spqr_stripe *stripe,
+                         void **scratch)
 {
     const struct isa *isa;
     struct spqr_layout l;
@@ -790,6 +790,54 @@ static void test_every_set_gives_the_same(void **state)
     }
 }
 
+/* The bytes of a layer from halfs alone, so that they hang on no library: who changes them has changed
+ * what caches hold. */
+static void test_golden_bytes(void **state)
+{
+    (void)state;
+    struct reference ref;
+    reference_open(&ref, "3bit-thr0.2-actorder");
+    const struct tensor *w = reference_find(&ref, "W");
+    const uint8_t *halfs = reference_data(&ref, "W");
+    size_t rows = w->shape[0], n = w->shape[1];
+    float *x = allocate(rows * n, sizeof *x), *upper = allocate(n * n, sizeof *upper);
+    float *factor = allocate(spqr_factor_size(n), sizeof *factor);
+    void *scratch = aligned_alloc(64, spqr_scratch_size(n));
+    assert_non_null(scratch);
+    for (size_t i = 0; i < rows * n; i++)
+        x[i] = f32_from_f16(load_u16(halfs + 2 * i));
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i; j < n; j++)
+            upper[i * n + j] = i == j ? 1 + fabsf(x[i]) : x[i % rows * n + j];
+    spqr_factor_pack(upper, n, factor);
+    static const uint64_t wanted[5] = {
+        [2] = 0x1061e8100677d3b, [3] = 0x9c7daa44b884abab, [4] = 0x2cd2a94b668670ed};
+    for (int bits = 2; bits <= 4; bits++)
+        for (const struct isa *const *isa = isas; *isa; isa++) {
+            struct spqr_layout l;
+            uint64_t hash = HASH_START;
+            if (!isa_supported(*isa))
+                continue;
+            assert_int_equal(spqr_layout(bits, n, 0.01, &l, NULL), 0);
+            char *bytes = allocate(l.stripe_size, 1);
+            for (size_t row = 0; row < rows; row += SPQR_ROWS) {
+                struct spqr_stripe s;
+                (*isa)->spqr_encode(&(struct spqr_settings){.bits = bits, .slots = l.slots},
+                                    x + row * n, SPQR_ROWS, n, factor, scratch, &s);
+                spqr_pack(&l, &s, (uint8_t *)bytes);
+                hash = hash_bytes(hash, bytes, l.stripe_size);
+            }
+            if (hash != wanted[bits])
+                fail_msg("%d bits with %s: 0x%llx", bits, (*isa)->name, (unsigned long long)hash);
+            free(bytes);
+        }
+    free(scratch);
+    free(factor);
+    free(upper);
+    free(x);
+    reference_close(&ref);
+}
+
 static void test_activation_order_is_stable(void **state)
 {
     (void)state;
@@ -815,6 +863,7 @@ int main(void)
         cmocka_unit_test(test_odd_sizes),
         cmocka_unit_test(test_dead_columns),
         cmocka_unit_test(test_every_set_gives_the_same),
+        cmocka_unit_test(test_golden_bytes),
         cmocka_unit_test(test_activation_order_is_stable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

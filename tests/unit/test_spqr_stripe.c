@@ -200,7 +200,12 @@ static void check_outliers(size_t columns, double budget)
         size_t column_from_last;
         int row;
         float residual;
-    } outliers[] = {{5, 0, 1}, {0, 0, -2}, {7, 3, 0.5f}, {0, 15, 0.25f}};
+    } outliers[] = {
+        {5, 0,  1    },
+        {0, 0,  -2   },
+        {7, 3,  0.5f },
+        {0, 15, 0.25f}
+    };
     for (size_t i = 0; i < 4; i++) {
         size_t c = columns - 1 - outliers[i].column_from_last;
         s.outlier_rows[c] |= (uint16_t)(1 << outliers[i].row);
