@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """quantfs-run calibrate: what matters of a model's columns, found by letting it read a text."""
 
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import models
 import numpy as np
 import pytest
 
+from calibration import Calibrated
 from conftest import DATA, QUANTFS, convert, run, wait_until
 
 RUN = QUANTFS.parent / "quantfs-run"
@@ -161,29 +161,6 @@ INPUTS = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "attn_output": ("attn_outp
           "ffn_gate_up": ("ffn_gate", "ffn_up"), "ffn_down": ("ffn_down",)}
 LAYERS, SOME = 4, 6  # SOME: chunks
 MEMORY = "52M"  # enough for the weights and two layers at once
-HEADER = 88
-
-
-class Calibrated:
-    """A factor or a Hessian, as CALIBRATION.md has it."""
-
-    def __init__(self, path):
-        data = path.read_bytes()
-        (magic, version, self.kind, self.damping, self.layer, self.input, self.part, self.cols,
-         self.chunk_size, self.chunks, self.origin, self.tokens) = struct.unpack_from(
-             "<8s2If3IQ2I32sQ", data)
-        assert (magic, version) == (b"QFSCALIB", 1)
-        assert data[-32:] == hashlib.sha256(data[:-32]).digest()
-        at, triangle = HEADER, np.triu_indices(self.cols)
-        if self.kind == 1:
-            self.order = np.frombuffer(data, "<u4", self.cols, at)
-            at += 4 * self.cols
-        packed = np.frombuffer(data, "<f4", len(triangle[0]), at)
-        assert at + packed.nbytes + 32 == len(data)
-        self.matrix = np.zeros((self.cols, self.cols))
-        self.matrix[triangle] = packed
-        if self.kind == 2:
-            self.matrix += np.triu(self.matrix, 1).T
 
 
 def check_factor(path, hessian):

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""SpQR tensors in a mount, without a calibration: what a reader written from the page of the format
-makes of them."""
+"""SpQR tensors in a mount, without a calibration and with one: what a reader written from the page of
+the format makes of them."""
 
 import errno
 import json
 import os
+import subprocess
 
 import models
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 import reference
 import spqr
 
-from conftest import DATA
+from calibration import Calibrated
+from conftest import DATA, QUANTFS, convert
 
 BITS = {"spqr2": 2, "spqr3": 3, "spqr4": 4}
 
@@ -142,3 +144,106 @@ def test_weights_that_are_not_finite_are_an_error(mount, tmp_path):
     assert failed.value.errno == errno.EIO
     assert any(f'"{name}", row 40, column 5: the weight is not finite' in line
                for line in mnt.lines())
+
+
+# ---- with a calibration ----
+
+INPUTS = {"self_attn.q_proj": "attn_qkv", "self_attn.v_proj": "attn_qkv",
+          "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate_up",
+          "mlp.down_proj": "ffn_down"}
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory):
+    """Of demo-llama, with Hessians."""
+    folder = tmp_path_factory.mktemp("calibration")
+    (folder / "model.gguf").write_bytes(convert(DATA / "demo-llama", "BF16"))
+    subprocess.run([QUANTFS.parent / "quantfs-run", "calibrate", "-q", "--text",
+                    DATA / "kjv-train.txt", "--tokens", "8192", "--keep-hessian", "-o",
+                    folder / "made", folder / "model.gguf"], check=True, timeout=300)
+    return folder / "made"
+
+
+def loss(weights, told, hessian):
+    """What the error does to the output, summed over rows."""
+    d = (told.weights - weights).astype(np.float64)
+    return float(np.einsum("ri,ij,rj->", d, hessian, d))
+
+
+def test_a_calibration_makes_outputs_better(mount, calibration):
+    """By what matters of the weights; rounding alone is not what it minds."""
+    plain = mount(DATA / "demo-llama") / "demo-llama" / "tensors"
+    guided = mount(DATA / "demo-llama", f"calibration={calibration}") / "demo-llama" / "tensors"
+    model = reference.read_model(DATA / "demo-llama")
+    for matrix, name in INPUTS.items():
+        tensor = f"model.layers.1.{matrix}.weight"
+        weights, shape = model[tensor], model[tensor].shape
+        factor = Calibrated(calibration / f"blk.1.{name}.damp1.factor")
+        hessian = Calibrated(calibration / f"blk.1.{name}.hessian").matrix
+        digest = os.getxattr(guided / tensor / "spqr3", "user.quantfs.calibration").decode()
+        data = (calibration / f"blk.1.{name}.damp1.factor").read_bytes()
+        assert digest == data[-32:].hex()
+        for form in BITS:
+            with_it, without = (read(tensors / tensor, form, shape) for tensors in (guided, plain))
+            assert (with_it.permutation == factor.order).all()
+            assert min(with_it.filled) >= 0.9 * with_it.slots
+            assert loss(weights, with_it, hessian) < 0.75 * loss(weights, without, hessian), tensor
+    embedding = guided / "model.embed_tokens.weight" / "spqr3"
+    assert os.getxattr(embedding, "user.quantfs.calibration") == b"none"
+
+
+def test_a_folder_of_calibrations(mount, calibration, tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "demo-llama").symlink_to(calibration)
+    mnt = mount(DATA, f"calibration={tmp_path / 'all'}")
+    for model, wanted in (("demo-llama", False), ("demo-qwen2", True)):
+        path = mnt / model / "tensors" / "model.layers.0.mlp.up_proj.weight" / "spqr3"
+        assert (os.getxattr(path, "user.quantfs.calibration") == b"none") == wanted
+        assert path.read_bytes()
+
+
+def test_a_calibration_is_part_of_the_key(mount, calibration, tmp_path):
+    name = "demo-llama/tensors/model.layers.0.mlp.down_proj.weight/spqr3"
+    cache = f"cache={tmp_path / 'cache'}"
+    found = set()
+    for options in ((), (f"calibration={calibration}",), (), (f"calibration={calibration}",)):
+        mnt = mount(DATA / "demo-llama", cache, *options)
+        found.add((mnt / name).read_bytes())
+        mnt.unmount()
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "order", "other", "magic"])
+def test_damaged_factors_are_an_error(mount, calibration, tmp_path, damage):
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for path in calibration.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    name, victim = "model.layers.0.mlp.down_proj.weight", folder / "blk.0.ffn_down.damp1.factor"
+    data = bytearray(victim.read_bytes())
+    if damage == "cut":
+        data = data[:-1]
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+    elif damage == "order":
+        data[88:92] = data[92:96]
+    elif damage == "other":
+        data = (folder / "blk.0.attn_qkv.damp1.factor").read_bytes()
+    else:
+        data[0] ^= 1
+    victim.write_bytes(data)
+    mnt = mount(DATA / "demo-llama", f"calibration={folder}")
+    with pytest.raises(OSError) as failed:
+        (mnt / "demo-llama" / "tensors" / name / "spqr3").read_bytes()
+    assert failed.value.errno in (errno.EIO, errno.EINVAL)
+    assert any(str(victim) in line for line in mnt.lines())
+    assert (mnt / "demo-llama" / "tensors" / name / "q4_k").read_bytes()
+
+
+def test_calibrations_that_cannot_be_are_refused(calibration, tmp_path):
+    for store, folder, reason in ((DATA, calibration, "it is of one model"),
+                                  (DATA / "demo-llama", tmp_path / "none", "No such file")):
+        done = subprocess.run([QUANTFS, "mount", "-f", store, tmp_path, "-o",
+                               f"cache=none,calibration={folder}"], capture_output=True, check=False,
+                              timeout=30)
+        assert done.returncode and reason in done.stderr.decode()
