@@ -1075,6 +1075,34 @@ def facts_seeds():
 
 # ---- stripes of an SpQR matrix ----
 
+def factor_seeds():
+    def factor(columns=3, order=(2, 0, 1), version=1, kind=1, size=None, magic=b"QFSCALIB"):
+        head = struct.pack("<8s2If3IQ2I32sQ", magic, version, kind, 1.0, 0, 1, 0, columns, 512, 8,
+                           bytes(32), 4096)
+        body = struct.pack(f"<{len(order)}I", *order) + struct.pack("<6f", 1, 0, 0, 1, 0, 1)
+        data = head + body + bytes(32)
+        return data if size is None else data[:size]
+
+    return {
+        "valid": factor(),
+        "one": factor(1, (0,))[:88 + 4 + 4 + 32],
+        "twice": factor(order=(1, 1, 0)),
+        "beyond": factor(order=(0, 1, 3)),
+        "order-2-32": factor(order=(0, 1, 2**32 - 1)),
+        "hessian": factor(kind=2),
+        "version-2": factor(version=2),
+        "magic": factor(magic=b"QFSTILES"),
+        "head-short": factor(size=87),
+        "cut": factor(size=-1),
+        "longer": factor() + b"\0",
+        "columns-0": factor(0),
+        "columns-4": factor(4),
+        "columns-2-32": factor(2**32),
+        "columns-2-64": factor(2**64 - 1),
+        "empty": b"",
+    }
+
+
 def spqr_seeds():
     def stripe(bits=3, columns=100, budget=131, ends=(0,) * 15 + (3,), numbers=(0, 50, 99),
                dense=b"\xa5"):
@@ -1109,7 +1137,7 @@ def spqr_seeds():
     }
 
 
-SEEDS = {"baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_seeds,
+SEEDS = {"baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_seeds, "factor": factor_seeds,
          "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds, "hf_encode": hf_encode_seeds,
          "imatrix": imatrix_seeds, "model": model_seeds, "safetensors": safetensors_seeds,
          "safetensors_index": index_seeds, "sentencepiece": sentencepiece_seeds,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The files of Hessians and of their factors, in a calibration's folder. The bytes are in
- * CALIBRATION.md.
+ * codec/CALIBRATION.md.
  */
 #ifndef TOOLS_RUN_FACTOR_FILE_H
 #define TOOLS_RUN_FACTOR_FILE_H

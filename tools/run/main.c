@@ -46,7 +46,7 @@ static const struct command commands[] = {
      "      --keep-hessian   write the Hessians, too\n" RUN_OPTIONS_HELP "\n"
      "imatrix.gguf is what llama-imatrix makes of the same text: for quantfs convert --imatrix, for\n"
      "quantfs mount -o imatrix= and for llama-quantize. Factors are what encoders with error feedback\n"
-     "need; tools/run/CALIBRATION.md has their bytes. They take 2 n n bytes for each input of n columns\n"
+     "need; codec/CALIBRATION.md has their bytes. They take 2 n n bytes for each input of n columns\n"
      "and each damping, 16 GB for a model of 8 B weights; what is needed is told first. The text is read\n"
      "once for as many layers as there is memory for. Files are complete or not there, and what is\n"
      "there is not made again: a run that was cut off goes on where it was.\n\n"

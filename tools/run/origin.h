@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * What a calibration was made from: so that a run which was cut off goes on with the same model,
- * the same text and the same chunks, or not at all. The bytes are in CALIBRATION.md.
+ * the same text and the same chunks, or not at all. The bytes are in codec/CALIBRATION.md.
  */
 #ifndef TOOLS_RUN_ORIGIN_H
 #define TOOLS_RUN_ORIGIN_H
