@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A stripe of an SpQR matrix, behind six bytes that say which: bits, 255 for 65536 more columns (few
- * inputs, for these take time), columns, budget. What is not there of the stripe is zeros.
+ * A stripe of an SpQR matrix, behind six bytes that say which: bits, 255 for 65536 more columns
+ * (few inputs, for these take time), columns, budget. What is not there of the stripe is zeros.
  */
 #include "codec/bytes.h"
 #include "codec/float16.h"
