@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * This file is compiled once for each instruction set. The 16 rows of a stripe are the lanes: every
- * loop over rows does the same to each, which the compiler turns into vectors by itself.
+ * This file is compiled once for each instruction set. The 16 rows of a stripe are the lanes:
+ * every loop over rows does the same to each, which the compiler turns into vectors by itself.
  *
  * Nearly all time goes into feedback, columns^2 / 2 multiplications for a row. The errors of all
  * columns so far are applied to a group of 16 columns right before it is quantized, one after the
- * other in the order of columns; so the factor is read from front to back, what is added up stays in
- * registers, and a weight comes out the same whatever the width of a vector.
+ * other in the order of columns; so the factor is read from front to back, what is added up stays
+ * in registers, and a weight comes out the same whatever the width of a vector.
  */
 #include "codec/spqr/encode.h"
 
@@ -40,8 +40,8 @@ struct encoder {
     struct spqr_stripe *out;
 };
 
-/* Which weights become outliers, from here on. What the fit of a group has left out must become one,
- * or it is worse off than without: a slot is kept for each of these. */
+/* Which weights become outliers, from here on. What the fit of a group has left out must become
+ * one, or it is worse off than without: a slot is kept for each of these. */
 struct choice {
     float threshold;
     size_t left, kept;        /* slots; those of them that are kept */
@@ -391,7 +391,7 @@ static void fit_group(const struct encoder *e, const tile w, size_t first, struc
     quantize_statistic(e, fit->zero, g->zeros, &g->zero_scale, &g->zero_zero);
 }
 
-/* The rows of a group's column that become outliers, as bits: those whose squared error is above the
+/* The rows of a column that become outliers, as bits: those whose squared error is above the
  * threshold. Of those that the fit has not left out, the greatest ones where slots are short. */
 static unsigned choose_rows(const float squares[ROWS], unsigned left_out, struct choice *choice)
 {
@@ -425,8 +425,8 @@ static void put_outlier(const struct encoder *e, const struct fit *fit, size_t c
     e->errors[column][row] = (weight - decoded) / diagonal;
 }
 
-/* The greatest threshold under which a weight would be an outlier again. One that was left out has an
- * error that it has only for being left out; it would not be for what it gains by that. */
+/* The greatest threshold under which a weight would be an outlier again. One that was left out has
+ * an error that it has only for being left out; it would not be for what it gains by that. */
 static void update_gains(const float squares[ROWS], unsigned left_out, float gains[ROWS])
 {
     for (int r = 0; r < ROWS; r++) {
@@ -532,7 +532,8 @@ static void guess_gains(const struct encoder *e)
 }
 
 /* What gains are with feedback the first pass finds out. With what it knows the second one spends
- * slots where they are worth most, for a loss that is up to 8 % lower; a third one finds no better. */
+ * slots where they are worth most, for a loss that is up to 8 % lower; a third one finds no
+ * better. */
 static void fill_slots(const struct encoder *e, size_t slots)
 {
     guess_gains(e);

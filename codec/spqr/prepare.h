@@ -3,9 +3,10 @@
  * What an SpQR encoder needs besides weights: the order of columns, the packed factor, the
  * reference's threshold. Each is made once, for a matrix or for all that share its input.
  *
- * The factor is the upper Cholesky factor U of the inverse of the damped Hessian, U^T U = H^-1, with
- * rows and columns in permuted order. It is packed in panels of 16 columns, from left to right: panel
- * p has the first 16 (p + 1) rows, 16 floats each. An encoder reads it from front to back.
+ * The factor is the upper Cholesky factor U of the inverse of the damped Hessian, U^T U = H^-1,
+ * with rows and columns in permuted order. It is packed in panels of 16 columns, from left to
+ * right: panel p has the first 16 (p + 1) rows, 16 floats each. An encoder reads it from front to
+ * back.
  */
 #ifndef CODEC_SPQR_PREPARE_H
 #define CODEC_SPQR_PREPARE_H

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * spqr [ROWS [COLUMNS [THREADS]]]: the time that SpQR takes for a matrix (4096 by 4096), under every
- * instruction set, with 3 bits: without outliers, with a given threshold, and with a budget of 1 %,
- * for which a stripe is encoded more than once. The factor is at hand and shared; threads take the
- * stripes in turn, and the time is that of the slowest one's processor. Also the outliers that came
- * out, and how fast stripes are packed and decoded.
+ * bench_spqr [ROWS [COLUMNS [THREADS]]]: the time that SpQR takes for a matrix (4096 by 4096),
+ * under every instruction set, with 3 bits: without outliers, with a given threshold, and with a
+ * budget of 1 %, for which a stripe is encoded more than once. The factor is at hand and shared;
+ * threads take the stripes in turn, and the time is that of the slowest one's processor. Also the
+ * outliers that came out, and how fast stripes are packed and decoded.
  */
 #include "codec/isa.h"
 #include "codec/spqr/prepare.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A stripe of an SpQR matrix, behind six bytes that say which: bits, 255 for 65536 more columns (few
- * inputs, for these take time), columns, budget. What is not there of the stripe is zeros.
+ * A stripe of an SpQR matrix, behind five bytes that say which: bits, columns, budget. What is not
+ * there of the stripe is zeros.
  */
 #include "codec/bytes.h"
 #include "codec/float16.h"
@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { HEAD = 6, COLUMNS_MAX = 1024 };
+enum { HEAD = 5, COLUMNS_MAX = 256 };
 
 static void *allocate(size_t n, size_t size)
 {
@@ -50,8 +50,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct spqr_layout l;
     if (size < HEAD)
         return 0;
-    uint64_t columns = load_u16(data + 2) % (COLUMNS_MAX + 1) + (data[1] == 255 ? 65536 : 0);
-    if (spqr_layout(data[0], columns, (double)load_u16(data + 4) / 65535, &l, &err)) {
+    uint64_t columns = load_u16(data + 1) % (COLUMNS_MAX + 1);
+    if (spqr_layout(data[0], columns, (double)load_u16(data + 3) / 65535, &l, &err)) {
         use_text(err.text);
         return 0;
     }

@@ -790,8 +790,8 @@ static void test_every_set_gives_the_same(void **state)
     }
 }
 
-/* The bytes of a layer from halfs alone, so that they hang on no library: who changes them has changed
- * what caches hold. */
+/* The bytes of a layer from halfs alone, so that they hang on no library: who changes them has
+ * changed what caches hold. */
 static void test_golden_bytes(void **state)
 {
     (void)state;
