@@ -12,7 +12,6 @@
 #include "tools/run/report.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -242,9 +241,7 @@ static void tell(const struct run *r)
                             (int)r->chunks, "text_passes", (int)r->passes, "layers_done",
                             (int)h->done, "disk_bytes", (json_int_t)h->missing_bytes);
     json_object_update(own, r->report);
-    json_dumpf(own, stdout, JSON_INDENT(2));
-    putchar('\n');
-    json_decref(own);
+    report_print(own);
     json_decref(r->report);
 }
 
@@ -285,8 +282,9 @@ static bool take_layers(struct hessians *h, const char *range)
 
 enum { PERCDAMP = 256, LAYERS, KEEP_HESSIAN, IMATRIX_ONLY };
 
-static bool take(struct job *j, int c, const char *argument)
+static bool take(void *context, int c, const char *argument)
 {
+    struct job *j = context;
     j->hessian_options |= c == PERCDAMP || c == LAYERS || c == KEEP_HESSIAN;
     switch (c) {
     case 'f':
@@ -339,15 +337,10 @@ int run_calibrate(const struct command *self, int argc, char **argv)
     struct job j = {
         .hessians = {.dampings = {1, 0.1f}, .damping_count = 2, .end = UINT32_MAX}
     };
-    for (int c;
-         (c = getopt_long(argc, argv, "f:o:n:" RUN_OPTIONS_SHORT, long_options, NULL)) != -1;) {
-        if (c == 'h')
-            return command_help(self);
-        if (c == '?')
-            return command_usage(self, "what is wanted?");
-        if (!take(&j, c, optarg))
-            return command_usage(self, "\"%s\" is out of range", optarg);
-    }
+    int status =
+        command_options(self, argc, argv, "f:o:n:" RUN_OPTIONS_SHORT, long_options, take, &j);
+    if (status >= 0)
+        return status;
     if (!j.text || !j.folder || argc - optind != 1)
         return command_usage(self, "a text (-f), a folder (-o) and one GGUF file are needed");
     if (j.imatrix_only && j.hessian_options)

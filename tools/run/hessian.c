@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/run/hessian.h"
 
+#include "codec/spqr/prepare.h"
+
 #include <cblas.h>
 #include <errno.h>
 #include <f77blas.h>
@@ -55,31 +57,14 @@ void hessian_finish(struct hessian *h, uint32_t sequences)
 
 /* ---- the factor ---- */
 
-struct rank {
-    float diagonal;
-    uint32_t column;
-};
-
-static int by_rank(const void *a, const void *b)
-{
-    const struct rank *x = a, *y = b;
-    if (x->diagonal != y->diagonal)
-        return x->diagonal > y->diagonal ? -1 : 1;
-    return x->column < y->column ? -1 : 1;
-}
-
 int hessian_order(const struct hessian *h, uint32_t *order, struct error *err)
 {
-    struct rank *ranks = calloc(h->cols, sizeof *ranks);
-    if (!ranks)
-        return error_set(err, -ENOMEM, "out of memory");
-    for (uint32_t c = 0; c < h->cols; c++)
-        ranks[c] = (struct rank){h->h[c * h->cols + c], c};
-    qsort(ranks, h->cols, sizeof *ranks, by_rank);
-    for (uint32_t c = 0; c < h->cols; c++)
-        order[c] = ranks[c].column;
-    free(ranks);
-    return 0;
+    float *diagonal = calloc(h->cols, sizeof *diagonal);
+    for (uint64_t c = 0; diagonal && c < h->cols; c++)
+        diagonal[c] = h->h[c * h->cols + c];
+    int rc = diagonal ? spqr_activation_order(diagonal, h->cols, order) : -ENOMEM;
+    free(diagonal);
+    return rc ? error_set(err, rc, "out of memory") : 0;
 }
 
 /* The lower triangle of H', last column first. */
