@@ -153,15 +153,19 @@ INPUTS = {"self_attn.q_proj": "attn_qkv", "self_attn.v_proj": "attn_qkv",
           "mlp.down_proj": "ffn_down"}
 
 
+def calibrate(folder, tokens):
+    """Of demo-llama, with Hessians."""
+    model = folder / "model.gguf"
+    model.write_bytes(convert(DATA / "demo-llama", "BF16"))
+    subprocess.run([QUANTFS.parent / "quantfs-run", "calibrate", "-q", "--text",
+                    DATA / "kjv-train.txt", "--tokens", str(tokens), "--keep-hessian", "-o",
+                    folder / "made", model], check=True, timeout=300)
+    return folder / "made"
+
+
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory):
-    """Of demo-llama, with Hessians."""
-    folder = tmp_path_factory.mktemp("calibration")
-    (folder / "model.gguf").write_bytes(convert(DATA / "demo-llama", "BF16"))
-    subprocess.run([QUANTFS.parent / "quantfs-run", "calibrate", "-q", "--text",
-                    DATA / "kjv-train.txt", "--tokens", "8192", "--keep-hessian", "-o",
-                    folder / "made", folder / "model.gguf"], check=True, timeout=300)
-    return folder / "made"
+    return calibrate(tmp_path_factory.mktemp("calibration"), 8192)
 
 
 def loss(weights, told, hessian):
@@ -205,12 +209,14 @@ def test_a_folder_of_calibrations(mount, calibration, tmp_path):
 def test_a_calibration_is_part_of_the_key(mount, calibration, tmp_path):
     name = "demo-llama/tensors/model.layers.0.mlp.down_proj.weight/spqr3"
     cache = f"cache={tmp_path / 'cache'}"
-    found = set()
-    for options in ((), (f"calibration={calibration}",), (), (f"calibration={calibration}",)):
-        mnt = mount(DATA / "demo-llama", cache, *options)
-        found.add((mnt / name).read_bytes())
-        mnt.unmount()
-    assert len(found) == 2
+    for folder in (None, calibration, calibrate(tmp_path, 1024)) * 2:
+        options = [f"calibration={folder}"] if folder else []
+        found = []
+        for where in (cache, "cache=none"):
+            mnt = mount(DATA / "demo-llama", where, *options)
+            found.append((mnt / name).read_bytes())
+            mnt.unmount()
+        assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "order", "other", "magic"])
