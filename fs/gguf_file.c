@@ -326,13 +326,8 @@ static int make_image(struct checkpoint *c, struct cache *cache, const struct re
     rc = rc ? rc : add_header(c, recipe, formats_of, image, err);
     for (size_t i = 0; !rc && i < c->model.count; i++)
         rc = add_tensor(c, &c->model.tensors[i], formats_of[i], image, err);
-    if (!rc && image->failed)
-        rc = error_set(err, -ENOMEM, "out of memory");
     free(formats_of);
-    if (rc)
-        image_unref(image);
-    else
-        *out = image;
+    rc = image_finish(image, rc, out, err);
     if (!rc)
         c->footprint += image_footprint(image);
     return rc;

@@ -220,13 +220,7 @@ int hf_file_get(struct checkpoint *c, const struct hf_form *form, uint32_t item,
     int rc = !image              ? error_set(err, -ENOMEM, "out of memory")
              : item < MADE_COUNT ? add_made(c, form, item, image, err)
                                  : add_own_file(c, item - MADE_COUNT, image, err);
-    if (!rc && image->failed)
-        rc = error_set(err, -ENOMEM, "out of memory");
-    if (rc)
-        image_unref(image);
-    else
-        *out = image;
-    return rc;
+    return image_finish(image, rc, out, err);
 }
 
 int hf_file_size(struct checkpoint *c, const struct hf_form *form, uint32_t item, uint64_t *size,

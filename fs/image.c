@@ -107,6 +107,17 @@ void image_add_tensor(struct image *image, struct encoding *encoding)
         s->encoding = encoding_ref(encoding);
 }
 
+int image_finish(struct image *image, int rc, struct image **out, struct error *err)
+{
+    if (!rc && image->failed)
+        rc = error_set(err, -ENOMEM, "out of memory");
+    if (rc)
+        image_unref(image);
+    else
+        *out = image;
+    return rc;
+}
+
 size_t image_footprint(const struct image *image)
 {
     return sizeof *image + image->capacity * (sizeof *image->segments + sizeof(struct encoding));

@@ -59,6 +59,10 @@ void image_add_zeros(struct image *image, uint64_t length);
 void image_add_file(struct image *image, struct source *source, uint64_t from, uint64_t length);
 void image_add_tensor(struct image *image, struct encoding *encoding);
 
+/* Hands a finished image over, or lets go of one (or NULL) whose making failed with rc or ran out of
+ * memory; returns rc, or -ENOMEM with a sentence. */
+int image_finish(struct image *image, int rc, struct image **out, struct error *err);
+
 /* What the image itself takes in memory, without the bytes it shares. */
 size_t image_footprint(const struct image *image);
 

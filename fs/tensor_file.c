@@ -154,13 +154,7 @@ int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned
         image_add_file(image, c->shards[t->file], t->offset, t->size);
     else
         rc = add_packed(c, t, form, image, err);
-    if (!rc && image->failed)
-        rc = error_set(err, -ENOMEM, "out of memory");
-    if (rc)
-        image_unref(image);
-    else
-        *out = image;
-    return rc;
+    return image_finish(image, rc, out, err);
 }
 
 static json_t *form_info(const struct tensor *t, unsigned form)
