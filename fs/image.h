@@ -8,6 +8,7 @@
 
 #include "daemon/stream.h"
 #include "daemon/tile.h"
+#include "fs/made.h"
 
 /* Bytes that several images share. */
 struct bytes {
@@ -26,6 +27,7 @@ enum segment_kind {
     SEGMENT_ZEROS,  /* padding */
     SEGMENT_FILE,   /* a source file as it is */
     SEGMENT_TENSOR, /* tiles of an encoding, from its first byte on */
+    SEGMENT_MADE,   /* what is made when it is first read, likewise */
 };
 
 struct segment {
@@ -36,6 +38,7 @@ struct segment {
         struct bytes *bytes;
         struct source *source;
         struct encoding *encoding;
+        struct made *made;
     };
 };
 
@@ -58,6 +61,7 @@ void image_add_bytes(struct image *image, struct bytes *bytes, uint64_t from, ui
 void image_add_zeros(struct image *image, uint64_t length);
 void image_add_file(struct image *image, struct source *source, uint64_t from, uint64_t length);
 void image_add_tensor(struct image *image, struct encoding *encoding);
+void image_add_made(struct image *image, struct made *made);
 
 /* Hands a finished image over, or lets go of one (or NULL) whose making failed with rc or ran out of
  * memory; returns rc, or -ENOMEM with a sentence. */

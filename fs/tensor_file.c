@@ -27,14 +27,18 @@ static bool takes_width(const struct format *f, uint64_t cols)
                : cols % f->block == 0;
 }
 
+bool tensor_is_matrix(const struct tensor *t)
+{
+    return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled;
+}
+
 /* What is quantized already can be had as plain floats, as another format only by request. */
 static bool fits(const struct checkpoint *c, const struct tensor *t, unsigned form)
 {
     if (form == FORM_STORED)
         return true;
     const struct format *f = tensor_form_format(form);
-    return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled &&
-           t->dtype->format != f && takes_width(f, t->shape[1]) &&
+    return tensor_is_matrix(t) && t->dtype->format != f && takes_width(f, t->shape[1]) &&
            (!dtype_is_quantized(t->dtype) || f->plain_float || c->requantize);
 }
 
@@ -62,9 +66,9 @@ uint64_t tensor_form_size(const struct tensor *t, unsigned form)
     return good ? size : 0;
 }
 
-/* The importance of its columns, which GGUF knows by the tensor's other name. */
-static int importance_of(const struct checkpoint *c, const struct tensor *t,
-                         const float **importance, struct error *err)
+/* GGUF knows it by the tensor's other name. */
+int tensor_importance(const struct checkpoint *c, const struct tensor *t, const float **importance,
+                      struct error *err)
 {
     *importance = NULL;
     for (size_t i = 0; i < c->model.count; i++)
@@ -128,7 +132,7 @@ static int add_packed(const struct checkpoint *c, const struct tensor *t, unsign
     struct factor *factor;
     struct view view = view_make(t);
     const float *importance;
-    int rc = importance_of(c, t, &importance, err);
+    int rc = tensor_importance(c, t, &importance, err);
     rc = rc ? rc : tensor_factor(c, t, form, &factor, err);
     if (rc)
         return rc;

@@ -10,9 +10,12 @@
 
 /* The forms of a tensor: number 0 is its stored type, number 1 + i is formats[i], and behind these
  * come spqr_formats. */
-enum { FORM_STORED = 0, FORM_COUNT = 1 + FORMAT_COUNT + SPQR_FORMAT_COUNT };
+enum { FORM_STORED = 0, FORM_SPQR = 1 + FORMAT_COUNT, FORM_COUNT = 1 + FORMAT_COUNT + SPQR_FORMAT_COUNT };
 
 bool tensor_form_is_spqr(unsigned form);
+
+/* Whether a tensor is a matrix of floats, or of what can be widened to them: those have forms. */
+bool tensor_is_matrix(const struct tensor *t);
 
 /* The format of a form that is not as stored. */
 const struct format *tensor_form_format(unsigned form);
@@ -25,6 +28,11 @@ bool tensor_has_form(const struct checkpoint *c, const struct tensor *t, unsigne
 const char *tensor_form_name(const struct tensor *t, unsigned form);
 
 uint64_t tensor_form_size(const struct tensor *t, unsigned form);
+
+/* The importance of the matrix's columns, NULL where none is known. It is the checkpoint's. -EINVAL
+ * where the importance matrix does not fit. */
+int tensor_importance(const struct checkpoint *c, const struct tensor *t, const float **importance,
+                      struct error *err);
 
 /* What a form knows of the inputs of its matrix: *out becomes the factor, a new reference, or NULL
  * where there is none for it. -errno with a sentence where there is one, but it cannot be used. */
