@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/recipe.h"
 
+#include "codec/spqr/format.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -8,27 +10,31 @@
 #define F(name) FORMAT_##name
 
 /* clang-format off */
+#define ROW(name, ftype, ...) {name, ftype, __VA_ARGS__, NULL}
 const struct recipe recipes[RECIPE_COUNT] = {
     /* name     ftype  base       output      values                                 ffn_down                                          attn_output, and of 8 experts */
-    {"F32",     0,  F(F32),    F(F32),    {0},                                    {0},                                              {0}, F(F32)},
-    {"BF16",    32, F(BF16),   F(BF16),   {0},                                    {0},                                              {0}, F(BF16)},
-    {"F16",     1,  F(F16),    F(F16),    {0},                                    {0},                                              {0}, F(F16)},
-    {"Q8_0",    7,  F(Q8_0),   F(Q8_0),   {0},                                    {0},                                              {0}, F(Q8_0)},
-    {"Q6_K",    18, F(Q6_K),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q6_K)},
-    {"Q5_K_M",  17, F(Q5_K),   F(Q6_K),   {WHEN_MORE_BITS, F(Q6_K), F(Q5_K)},     {WHEN_MORE_BITS, F(Q6_K), F(Q5_K)},               {0}, F(Q5_K)},
-    {"Q5_K_S",  16, F(Q5_K),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q5_K)},
-    {"Q5_1",    9,  F(Q5_1),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q5_1)},
-    {"Q5_0",    8,  F(Q5_0),   F(Q6_K),   {0},                                    {WHEN_IMATRIX_8TH, F(Q5_1), F(Q5_0)},             {0}, F(Q5_0)},
-    {"Q4_K_M",  15, F(Q4_K),   F(Q6_K),   {WHEN_MORE_BITS, F(Q6_K), F(Q4_K)},     {WHEN_MORE_BITS, F(Q6_K), F(Q4_K)},               {0}, F(Q5_K)},
-    {"Q4_K_S",  14, F(Q4_K),   F(Q6_K),   {WHEN_FIRST_4, F(Q5_K), F(Q4_K)},       {WHEN_FIRST_8TH, F(Q5_K), F(Q4_K)},               {0}, F(Q5_K)},
-    {"Q4_1",    3,  F(Q4_1),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q4_1)},
-    {"Q4_0",    2,  F(Q4_0),   F(Q6_K),   {0},                                    {WHEN_IMATRIX_8TH, F(Q4_1), F(Q4_0)},             {0}, F(Q4_0)},
-    {"IQ4_NL",  25, F(IQ4_NL), F(Q6_K),   {WHEN_GQA_4, F(Q5_K), F(IQ4_NL)},       {WHEN_NO_IMATRIX_8TH, F(Q5_K), F(IQ4_NL)},        {0}, F(Q5_K)},
-    {"Q3_K_L",  13, F(Q3_K),   F(Q6_K),   {WHEN_ALWAYS, F(Q5_K), F(Q5_K)},        {WHEN_ALWAYS, F(Q5_K), F(Q5_K)},                  {WHEN_ALWAYS, F(Q5_K), F(Q5_K)}, F(Q3_K)},
-    {"Q3_K_M",  12, F(Q3_K),   F(Q6_K),   {WHEN_FIRST_2, F(Q5_K), F(Q4_K)},       {WHEN_FIRST_16TH, F(Q5_K), F(Q4_K)},              {WHEN_ALWAYS, F(Q4_K), F(Q4_K)}, F(Q5_K)},
-    {"Q3_K_S",  11, F(Q3_K),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q5_K)},
-    {"Q2_K",    10, F(Q2_K),   F(Q6_K),   {WHEN_GQA_4, F(Q4_K), F(Q3_K)},         {WHEN_ALWAYS, F(Q3_K), F(Q3_K)},                  {WHEN_ALWAYS, F(Q3_K), F(Q3_K)}, F(Q5_K)},
+    ROW("F32",     0,  F(F32),    F(F32),    {0},                                    {0},                                              {0}, F(F32)),
+    ROW("BF16",    32, F(BF16),   F(BF16),   {0},                                    {0},                                              {0}, F(BF16)),
+    ROW("F16",     1,  F(F16),    F(F16),    {0},                                    {0},                                              {0}, F(F16)),
+    ROW("Q8_0",    7,  F(Q8_0),   F(Q8_0),   {0},                                    {0},                                              {0}, F(Q8_0)),
+    ROW("Q6_K",    18, F(Q6_K),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q6_K)),
+    ROW("Q5_K_M",  17, F(Q5_K),   F(Q6_K),   {WHEN_MORE_BITS, F(Q6_K), F(Q5_K)},     {WHEN_MORE_BITS, F(Q6_K), F(Q5_K)},               {0}, F(Q5_K)),
+    ROW("Q5_K_S",  16, F(Q5_K),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q5_K)),
+    ROW("Q5_1",    9,  F(Q5_1),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q5_1)),
+    ROW("Q5_0",    8,  F(Q5_0),   F(Q6_K),   {0},                                    {WHEN_IMATRIX_8TH, F(Q5_1), F(Q5_0)},             {0}, F(Q5_0)),
+    ROW("Q4_K_M",  15, F(Q4_K),   F(Q6_K),   {WHEN_MORE_BITS, F(Q6_K), F(Q4_K)},     {WHEN_MORE_BITS, F(Q6_K), F(Q4_K)},               {0}, F(Q5_K)),
+    ROW("Q4_K_S",  14, F(Q4_K),   F(Q6_K),   {WHEN_FIRST_4, F(Q5_K), F(Q4_K)},       {WHEN_FIRST_8TH, F(Q5_K), F(Q4_K)},               {0}, F(Q5_K)),
+    ROW("Q4_1",    3,  F(Q4_1),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q4_1)),
+    ROW("Q4_0",    2,  F(Q4_0),   F(Q6_K),   {0},                                    {WHEN_IMATRIX_8TH, F(Q4_1), F(Q4_0)},             {0}, F(Q4_0)),
+    ROW("IQ4_NL",  25, F(IQ4_NL), F(Q6_K),   {WHEN_GQA_4, F(Q5_K), F(IQ4_NL)},       {WHEN_NO_IMATRIX_8TH, F(Q5_K), F(IQ4_NL)},        {0}, F(Q5_K)),
+    ROW("Q3_K_L",  13, F(Q3_K),   F(Q6_K),   {WHEN_ALWAYS, F(Q5_K), F(Q5_K)},        {WHEN_ALWAYS, F(Q5_K), F(Q5_K)},                  {WHEN_ALWAYS, F(Q5_K), F(Q5_K)}, F(Q3_K)),
+    ROW("Q3_K_M",  12, F(Q3_K),   F(Q6_K),   {WHEN_FIRST_2, F(Q5_K), F(Q4_K)},       {WHEN_FIRST_16TH, F(Q5_K), F(Q4_K)},              {WHEN_ALWAYS, F(Q4_K), F(Q4_K)}, F(Q5_K)),
+    ROW("Q3_K_S",  11, F(Q3_K),   F(Q6_K),   {0},                                    {0},                                              {0}, F(Q5_K)),
+    ROW("Q2_K",    10, F(Q2_K),   F(Q6_K),   {WHEN_GQA_4, F(Q4_K), F(Q3_K)},         {WHEN_ALWAYS, F(Q3_K), F(Q3_K)},                  {WHEN_ALWAYS, F(Q3_K), F(Q3_K)}, F(Q5_K)),
+    {"SPQR4",   SPQR_GGML_TYPE + 4, F(Q6_K), F(Q6_K), .matrices = &spqr_formats[0]},
+    {"SPQR3",   SPQR_GGML_TYPE + 3, F(Q6_K), F(Q6_K), .matrices = &spqr_formats[1]},
 };
+#undef ROW
 /* clang-format on */
 
 const struct recipe *recipe_by_name(const char *name)
@@ -152,6 +158,10 @@ void recipe_assign(const struct recipe *r, const struct recipe_facts *facts,
             continue;
         if (formats[r->base].plain_float) {
             out[i] = &formats[id];
+            continue;
+        }
+        if (r->matrices && c != OUTPUT && c != TOKEN_EMBD) {
+            out[i] = r->matrices;
             continue;
         }
         if (c == OUTPUT || (tied && c == TOKEN_EMBD)) {
