@@ -341,6 +341,9 @@ def test_cache_finds_its_folder_and_says_where_there_is_none(tmp_path):
     assert f"{tmp_path}/quantfs: No such file" in fails("cache", "stat", env=env)
     (tmp_path / "quantfs").mkdir(0o700)
     assert run("cache", "stat", env=env).stdout.startswith(f"{tmp_path}/quantfs: 0 objects")
+    for action in ("verify", "prune", "clear"):
+        run("cache", action, env=env)
+    assert os.listdir(tmp_path / "quantfs") == []  # whoever looks makes nothing
     for args in (["stat", "--cache", "none"], ["nonsense"], [], ["stat", "verify"],
                  ["prune", "--size", "much"]):
         fails("cache", *args, status=1, env=env)
