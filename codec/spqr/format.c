@@ -4,9 +4,9 @@
 #include <strings.h>
 
 const struct format spqr_formats[SPQR_FORMAT_COUNT] = {
-    {.name = "spqr4", .title = "SPQR4", .version = 1, .stripe_bits = 4},
-    {.name = "spqr3", .title = "SPQR3", .version = 1, .stripe_bits = 3},
-    {.name = "spqr2", .title = "SPQR2", .version = 1, .stripe_bits = 2},
+    {.name = "spqr4", .title = "SPQR4", .version = 1, .stripe_bits = 4, .damping = 1},
+    {.name = "spqr3", .title = "SPQR3", .version = 1, .stripe_bits = 3, .damping = 1},
+    {.name = "spqr2", .title = "SPQR2", .version = 1, .stripe_bits = 2, .damping = 1},
 };
 
 const struct format *spqr_format_by_name(const char *name)
