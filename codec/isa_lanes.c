@@ -19,17 +19,21 @@ static void f16(const float *x, size_t nrows, size_t ncols, const float *importa
 #ifdef ISA_AVX512
 extern const struct isa isa_avx512;
 spqr_encode_fn spqr_encode_avx512;
+feedback_fn feedback_avx512;
 const struct isa isa_avx512 = {
     "avx512",
     .decode = decoders_avx512,
     .spqr_encode = spqr_encode_avx512,
+    .feedback = feedback_avx512,
 #else
 extern const struct isa isa_avx2;
 spqr_encode_fn spqr_encode_avx2;
+feedback_fn feedback_avx2;
 const struct isa isa_avx2 = {
     "avx2",
     .decode = decoders_avx2,
     .spqr_encode = spqr_encode_avx2,
+    .feedback = feedback_avx2,
 #endif
     .encode =
         {

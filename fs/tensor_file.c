@@ -110,7 +110,7 @@ static int add_packed(const struct checkpoint *c, const struct tensor *t, unsign
     rc = rc ? rc : tensor_factor(c, t, form, &factor, err);
     if (rc)
         return rc;
-    rc = encoding_new(f, &view, c->shards, c->calibration, importance, factor, &e, err);
+    rc = encoding_new(f, &view, c->shards, c->calibration, importance, &factor, &e, err);
     if (!rc) {
         image_add_tensor(image, e);
         if (f->stripe_bits)

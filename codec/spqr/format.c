@@ -7,7 +7,7 @@ const struct format spqr_formats[SPQR_FORMAT_COUNT] = {
 #define ROW(digit)                                                                                 \
     {                                                                                              \
         .name = "spqr" #digit, .title = "SPQR" #digit, .ggml_type = SPQR_GGML_TYPE + digit,        \
-        .version = 1, .stripe_bits = digit                                                         \
+        .version = 1, .stripe_bits = digit, .damping = 1                                           \
     }
     ROW(4), ROW(3), ROW(2)
 #undef ROW
@@ -28,7 +28,7 @@ int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_lay
 }
 
 bool matrices_size(const struct format *f, uint64_t matrices, uint64_t rows, uint64_t cols,
-                 uint64_t *bytes)
+                   uint64_t *bytes)
 {
     struct spqr_layout layout;
     uint64_t each;
