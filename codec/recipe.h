@@ -38,11 +38,13 @@ struct recipe {
     enum format_id attn_output_8; /* attn_output of models with 8 experts, in place of the rule */
     const struct format *matrices; /* of all that is quantized but embedding and output; NULL: as
                                       above */
+    bool guided; /* K-quants are guided ones (guided.h): needs a calibration, which has an importance
+                    matrix, too */
 };
 
 enum {
     RECIPE_LLAMA_COUNT = 18, /* those of llama-quantize, which are the first */
-    RECIPE_COUNT = 20
+    RECIPE_COUNT = 28
 };
 extern const struct recipe recipes[RECIPE_COUNT];
 

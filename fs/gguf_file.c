@@ -333,6 +333,11 @@ static int make_image(struct checkpoint *c, struct cache *cache, const struct re
     return rc;
 }
 
+bool gguf_file_offered(const struct checkpoint *c, const struct recipe *recipe)
+{
+    return c->mapped && (!recipe->guided || c->factor_folder);
+}
+
 int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
                   struct image **out, struct error *err)
 {
@@ -340,6 +345,8 @@ int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe
         error_set(err, -ENOTSUP, "%s", c->problem.text);
         return error_prefix(err, -ENOTSUP, "%s", c->name);
     }
+    if (!gguf_file_offered(c, recipe))
+        return error_set(err, -ENOTSUP, "%s: %s needs a calibration", c->name, recipe->name);
     long i = recipe - recipes;
     pthread_mutex_lock(&c->lock);
     int rc = c->images[i] ? 0 : make_image(c, cache, recipe, &c->images[i], err);

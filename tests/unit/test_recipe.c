@@ -3,6 +3,7 @@
  * llama-quantize's choice of formats, spelled out: which layers of a 32-layer model get what from
  * each recipe, and what widths, ties, grouped heads, experts and importance matrices change.
  */
+#include "codec/guided.h"
 #include "codec/recipe.h"
 
 #include <setjmp.h>
@@ -571,6 +572,36 @@ static void test_recipes_of_stripes(void **state)
     }
 }
 
+/* A guided recipe is the plain one with an importance matrix, but for the choice of codes. */
+static void test_guided_recipes(void **state)
+{
+    (void)state;
+    const struct format *guided[TENSORS_MAX];
+    int recipes_seen = 0, tensors_seen = 0;
+    make_model(32, false, 4096, 11008);
+    for (size_t i = 0; i < RECIPE_COUNT; i++) {
+        char plain[32];
+        if (!recipes[i].guided)
+            continue;
+        recipes_seen++;
+        snprintf(plain, sizeof plain, "%s", recipes[i].name);
+        *strchr(plain, '-') = '\0';
+        assert_int_equal(recipes[i].ftype, recipe_by_name(plain)->ftype);
+        assign(recipes[i].name, &(struct recipe_facts){.layers = 32, .heads = 32, .kv_heads = 8});
+        memcpy(guided, chosen, sizeof guided);
+        assign(plain, &(struct recipe_facts){
+                          .layers = 32, .heads = 32, .kv_heads = 8, .imatrix = true});
+        for (size_t t = 0; t < count; t++) {
+            const struct format *other = chosen[t] ? guided_format_of(chosen[t]) : NULL;
+            bool linear = strncmp(tensors[t].name, "blk.", 4) == 0;
+            assert_ptr_equal(guided[t], linear && other ? other : chosen[t]);
+            tensors_seen += linear && other;
+        }
+    }
+    assert_int_equal(recipes_seen, 8);
+    assert_true(tensors_seen > 8 * 32 * 5);
+}
+
 static void test_recipes_by_name(void **state)
 {
     (void)state;
@@ -598,6 +629,7 @@ int main(void)
         cmocka_unit_test(test_attention_of_eight_experts),
         cmocka_unit_test(test_layers_of_experts),
         cmocka_unit_test(test_recipes_of_stripes),
+        cmocka_unit_test(test_guided_recipes),
         cmocka_unit_test(test_recipes_by_name),
     };
     return cmocka_run_group_tests_name("recipe", tests, NULL, NULL);
