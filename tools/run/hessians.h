@@ -14,10 +14,10 @@ enum { DAMPINGS_MAX = 8 };
 struct hessians {
     /* What is wanted: */
     const char *folder;
-    float dampings[DAMPINGS_MAX + 1]; /* 0: the Hessians themselves */
-    size_t damping_count;             /* 0: nothing is wanted */
-    uint32_t first, end;              /* layers */
-    uint32_t at_once;                 /* layers that there is memory for */
+    struct factor_kind kinds[2 * DAMPINGS_MAX + 1]; /* files of each input */
+    size_t kind_count;                              /* 0: nothing is wanted */
+    uint32_t first, end;                            /* layers */
+    uint32_t at_once;                               /* layers that there is memory for */
     const struct facts *facts;
     struct origin from;
     /* What there is to do: */
