@@ -253,10 +253,23 @@ def test_hessian_is_the_sum_over_tokens(file, whole):
     np.testing.assert_allclose(hessian, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("args, passes", [(("-t", 3), 1), (("-t", 1, "--ram", MEMORY), 2)])
-def test_bytes_do_not_depend_on_threads_or_memory(file, whole, tmp_path, args, passes):
-    told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", *args, file)
-    assert told["text_passes"] == passes
+def test_sums_do_not_depend_on_threads(file, whole, tmp_path):
+    """Nor do factors, but for rounding."""
+    done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", "-t", 3, file)
+    ours, wanted = contents(tmp_path), contents(whole)
+    assert ours.keys() == wanted.keys()
+    for name, data in ours.items():
+        layer, kind = (name.split(".") + [""])[1:3]
+        if name.endswith(".factor"):
+            check_factor(tmp_path / name, Calibrated(whole / f"blk.{layer}.{kind}.hessian"))
+        else:
+            assert data == wanted[name], name
+
+
+def test_bytes_do_not_depend_on_memory(file, whole, tmp_path):
+    told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", "--ram", MEMORY,
+                file)
+    assert told["text_passes"] == 2
     assert contents(tmp_path) == contents(whole)
 
 

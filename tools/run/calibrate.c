@@ -142,6 +142,7 @@ static int plan(struct run *r, struct error *err)
     struct engine *e = &r->engine;
     h->facts = &e->model.facts;
     h->folder = r->job->folder;
+    h->threads = team_size(e->team);
     origin_of(e->weights.file, &e->weights.vocab, &r->ids, e->context, r->chunks, &h->from);
     int rc = origin_settle(&h->from, h->folder, err);
     rc = rc ? rc : hessians_plan(h, err);

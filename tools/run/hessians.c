@@ -132,6 +132,7 @@ int hessians_begin(struct hessians *h, struct error *err)
 {
     uint32_t left = h->todo_count - h->done, parts = h->facts->experts ? h->facts->experts : 1;
     int rc = 0;
+    hessian_threads(1);
     h->group = left < h->at_once ? left : h->at_once;
     h->all = calloc((size_t)h->group * INPUT_COUNT + 1, parts * sizeof *h->all);
     if (!h->all)
@@ -218,6 +219,7 @@ int hessians_write(struct hessians *h, struct error *err)
     for (uint32_t at = 0; at < h->group; at++)
         files += h->todo[h->done + at].files;
     progress_begin(&w.progress, "factoring", "files", files);
+    hessian_threads(h->threads);
     rc = rc ? rc : write_group(&w, err);
     progress_end(&w.progress);
     free(w.work);
