@@ -109,7 +109,6 @@ struct measuring {
     const struct tensor *tensor;
     unsigned form;
     enum measure measure;
-    const struct isa *isa;
     struct tensor_rows *source;
     struct tensor_rows *packed; /* of an error */
     const float *importance;    /* likewise, or NULL */
@@ -199,9 +198,9 @@ static int add_rows(const struct measuring *m, struct tiles *tiles, struct bands
 {
     uint64_t rows = m->tensor->shape[0];
     for (uint64_t first = 0; first < rows; first += BAND_ROWS) {
-        int rc = tensor_rows_read(m->source, tiles, m->isa, first, b->weights, err);
+        int rc = tensor_rows_read(m->source, tiles, first, b->weights, err);
         if (!rc && m->packed)
-            rc = tensor_rows_read(m->packed, tiles, m->isa, first, b->decoded, err);
+            rc = tensor_rows_read(m->packed, tiles, first, b->decoded, err);
         if (rc)
             return rc;
         for (uint64_t row = first; row < rows && row < first + BAND_ROWS; row++)
@@ -262,8 +261,7 @@ static int open_parts(struct measuring *m, struct error *err)
 }
 
 int measure_file_get(struct checkpoint *c, const struct tensor *t, unsigned form,
-                     enum measure measure, const struct isa *isa, struct image **out,
-                     struct error *err)
+                     enum measure measure, struct image **out, struct error *err)
 {
     static const struct made_kind kind = {make, measuring_free};
     struct measuring *m = calloc(1, sizeof *m);
@@ -273,7 +271,7 @@ int measure_file_get(struct checkpoint *c, const struct tensor *t, unsigned form
         image_unref(image);
         return error_set(err, -ENOMEM, "out of memory");
     }
-    *m = (struct measuring){checkpoint_ref(c), t, form, measure, isa, NULL, NULL, NULL, NULL};
+    *m = (struct measuring){checkpoint_ref(c), t, form, measure, NULL, NULL, NULL, NULL};
     int rc = open_parts(m, err);
     if (rc) {
         measuring_free(m);

@@ -24,9 +24,8 @@ void measure_name(const struct tensor *t, unsigned form, enum measure measure,
 /* Of one that exists. */
 uint64_t measure_size(const struct tensor *t, unsigned form, enum measure measure);
 
-/* The file, of one that exists. One reference is the caller's. isa: what decodes. */
+/* The file, of one that exists. One reference is the caller's. */
 int measure_file_get(struct checkpoint *c, const struct tensor *t, unsigned form,
-                     enum measure measure, const struct isa *isa, struct image **out,
-                     struct error *err);
+                     enum measure measure, struct image **out, struct error *err);
 
 #endif

@@ -128,8 +128,8 @@ static int decode_stripe(struct tensor_rows *r, struct tiles *tiles, size_t rows
     return rc;
 }
 
-int tensor_rows_read(struct tensor_rows *r, struct tiles *tiles, const struct isa *isa,
-                     uint64_t first, float *out, struct error *err)
+int tensor_rows_read(struct tensor_rows *r, struct tiles *tiles, uint64_t first, float *out,
+                     struct error *err)
 {
     size_t rows = r->rows - first < BAND_ROWS ? (size_t)(r->rows - first) : BAND_ROWS;
     bool stripes = r->format->stripe_bits;
@@ -139,6 +139,6 @@ int tensor_rows_read(struct tensor_rows *r, struct tiles *tiles, const struct is
         return rc;
     if (stripes)
         return decode_stripe(r, tiles, rows, out, err);
-    isa->decode[r->format - formats](r->packed, rows * r->columns, out);
+    r->format->decode(r->packed, rows * r->columns, out);
     return 0;
 }

@@ -23,7 +23,7 @@ void tensor_rows_close(struct tensor_rows *r);
 
 /* Decodes the band that begins with row `first`, a multiple of BAND_ROWS: rows as long as there are
  * any, in out, which has room for BAND_ROWS. Not by two threads at once. */
-int tensor_rows_read(struct tensor_rows *r, struct tiles *tiles, const struct isa *isa,
-                     uint64_t first, float *out, struct error *err);
+int tensor_rows_read(struct tensor_rows *r, struct tiles *tiles, uint64_t first, float *out,
+                     struct error *err);
 
 #endif

@@ -110,7 +110,8 @@ bool tree_holds_models(uint64_t node)
 
 static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint32_t recipe)
 {
-    return c->mapped && recipe < RECIPE_COUNT && t->options->recipe_mask >> recipe & 1;
+    return recipe < RECIPE_COUNT && t->options->recipe_mask >> recipe & 1 &&
+           gguf_file_offered(c, &recipes[recipe]);
 }
 
 static bool shows_hf(const struct tree *t, const struct checkpoint *c, uint32_t form)
@@ -753,7 +754,7 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
     case SENSITIVITY:
     case ERROR_PICTURE:
     case ERROR_FIGURES:
-        return measure_file_get(c, tensor, n.form, measure_of(n.kind), t->isa, &f->image, err);
+        return measure_file_get(c, tensor, n.form, measure_of(n.kind), &f->image, err);
     default: return error_set(err, -EISDIR, "a folder");
     }
 }
