@@ -104,8 +104,10 @@ static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint3
 
 static bool shows_hf(const struct tree *t, const struct checkpoint *c, uint32_t form)
 {
-    return form < HF_FORM_COUNT && t->options->format_mask >> hf_forms[form].format & 1 &&
-           hf_offered(c);
+    struct error err;
+    return form < HF_FORM_COUNT &&
+           t->options->format_mask >> (hf_form_number(&hf_forms[form]) - 1) & 1 && hf_offered(c) &&
+           hf_form_offered(c, &hf_forms[form], &err) == 0;
 }
 
 static bool shows_form(const struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
