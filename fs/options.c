@@ -36,7 +36,7 @@ static const struct {
     {"imatrix", TEXT, FIELD(imatrix), "PATH", "none",
      "importance matrix for a store of one model, or a folder of MODEL.dat"},
     {"calibration", TEXT, FIELD(calibration), "DIR", "none",
-     "calibration, for SpQR: of a store's one model, or a folder of MODEL"},
+     "calibration, for forms that take one: of a store's one model, or a folder of MODEL"},
     {"forms", TEXT, FIELD(forms), "LIST", "all", "recipes and formats shown, as in Q4_K_M:Q8_0"},
     {"notensors", FLAG, FIELD(notensors), NULL, NULL, "do not show tensors/"},
     {"requantize", FLAG, FIELD(requantize), NULL, NULL,

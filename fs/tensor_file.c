@@ -23,10 +23,12 @@ static const struct model_tensor *find_mapped(const struct checkpoint *c, const 
 /* Whether a width is one that the format can pack. */
 static bool takes_width(const struct format *f, uint64_t cols)
 {
+    uint64_t row_size;
     struct spqr_layout layout;
-    return f->stripe_bits
-               ? spqr_format_layout(f, cols, &layout, NULL) == 0 && layout.stripe_size <= TILE_MAX
-               : cols % f->block == 0;
+    if (f->stripe_bits)
+        return spqr_format_layout(f, cols, &layout, NULL) == 0 && layout.stripe_size <= TILE_MAX;
+    return cols % f->block == 0 &&
+           (!f->encode_rows || (format_bytes(f, cols, &row_size) && row_size <= TILE_MAX));
 }
 
 /* A format that is another one where nothing is known of the inputs is offered where something is. */
