@@ -132,6 +132,7 @@ int hf_form_check(const struct hf_form *form, const struct model *m, struct erro
  * offsets of a stripe's rows; the launch of one that does not fit fails without a word. */
 enum { SPQR_WIDTH_MAX = ((48 - 2) * 1024 - 128) / 2 };
 
+/* All of SpQR's formats have the same slots. */
 static const char *refuse_spqr(uint64_t rows, uint64_t cols)
 {
     struct spqr_layout stripes;
@@ -139,7 +140,7 @@ static const char *refuse_spqr(uint64_t rows, uint64_t cols)
         return "rows and columns are no multiples of 16, which SpQR's kernel needs";
     if (cols > SPQR_WIDTH_MAX)
         return "rows are too long for the shared memory of SpQR's kernel";
-    if (spqr_format_layout(spqr_format_by_name("spqr3"), cols, &stripes, NULL) ||
+    if (spqr_format_layout(&spqr_formats[0], cols, &stripes, NULL) ||
         rows / SPQR_ROWS > INT32_MAX / stripes.slots)
         return "there are more outliers than SpQR's kernel can count";
     return NULL;

@@ -36,13 +36,9 @@ int hf_form_offered(const struct checkpoint *c, const struct hf_form *form, stru
     return hf_form_check(form, &c->model, err);
 }
 
-unsigned hf_form_number(const struct hf_form *form)
+unsigned hf_form_shown_as(const struct hf_form *form)
 {
-    const char *name = form->method ? form->packed : formats[form->format].name;
-    unsigned i = 1;
-    while (i < FORM_COUNT && strcmp(tensor_form_format(i)->name, name) != 0)
-        i++;
-    return i;
+    return form_of(form->method ? hf_form_packed(form) : &formats[form->format]);
 }
 
 /* Files of a checkpoint that go along: all that is small and no weights, in any framework's form. */
@@ -205,7 +201,7 @@ static int packed_encoding(const struct checkpoint *c, const struct hf_tensor *t
 {
     struct factor *factor;
     const struct format *format = hf_form_packed(form);
-    int rc = tensor_factor(c, t->view.tensor, hf_form_number(form), &factor, err);
+    int rc = tensor_factor(c, t->view.tensor, form_of(format), &factor, err);
     if (rc)
         return rc;
     rc = encoding_new(format, &t->view, c->shards, NULL, NULL, &factor, out, err);

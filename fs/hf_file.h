@@ -16,9 +16,8 @@ bool hf_offered(const struct checkpoint *c);
 /* 0 where a model that has folders has that one; else -ENOTSUP with the reason. */
 int hf_form_offered(const struct checkpoint *c, const struct hf_form *form, struct error *err);
 
-/* The form of tensor_file.h that decides whether it is shown: what layers are repacked from, else the
- * type of its floats. */
-unsigned hf_form_number(const struct hf_form *form);
+/* The form of tensors/ that it is shown with: what layers are repacked from, else its floats. */
+unsigned hf_form_shown_as(const struct hf_form *form);
 
 /* The name of file `item` (from 0 on) of such a folder; NULL behind the last, "" for an item that
  * stands for none. */

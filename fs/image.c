@@ -135,6 +135,24 @@ int image_finish(struct image *image, int rc, struct image **out, struct error *
     return rc;
 }
 
+static bool lacks_factor(const struct encoding *e)
+{
+    for (uint64_t i = 0; e->factors && i < e->view.matrices; i++)
+        if (!e->factors[i])
+            return true;
+    return false;
+}
+
+bool image_lacks_factor(const struct image *image)
+{
+    for (size_t i = 0; i < image->count; i++) {
+        const struct segment *s = &image->segments[i];
+        if ((s->kind == SEGMENT_TENSOR || s->kind == SEGMENT_REPACKED) && lacks_factor(s->encoding))
+            return true;
+    }
+    return false;
+}
+
 size_t image_footprint(const struct image *image)
 {
     return sizeof *image + image->capacity * (sizeof *image->segments + sizeof(struct encoding));

@@ -67,6 +67,9 @@ void image_add_repacked(struct image *image, struct encoding *encoding, const st
  * memory; returns rc, or -ENOMEM with a sentence. */
 int image_finish(struct image *image, int rc, struct image **out, struct error *err);
 
+/* Whether something in it looks at the inputs of a matrix, and nothing is known of these. */
+bool image_lacks_factor(const struct image *image);
+
 /* What the image itself takes in memory, without the bytes it shares. */
 size_t image_footprint(const struct image *image);
 

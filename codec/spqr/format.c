@@ -1,21 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/spqr/format.h"
 
-#include <strings.h>
-
 const struct format spqr_formats[SPQR_FORMAT_COUNT] = {
     {.name = "spqr4", .title = "SPQR4", .version = 1, .stripe_bits = 4, .damping = 1},
     {.name = "spqr3", .title = "SPQR3", .version = 1, .stripe_bits = 3, .damping = 1},
     {.name = "spqr2", .title = "SPQR2", .version = 1, .stripe_bits = 2, .damping = 1},
 };
-
-const struct format *spqr_format_by_name(const char *name)
-{
-    for (int i = 0; i < SPQR_FORMAT_COUNT; i++)
-        if (strcasecmp(name, spqr_formats[i].name) == 0)
-            return &spqr_formats[i];
-    return NULL;
-}
 
 int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_layout *out,
                        struct error *err)

@@ -28,12 +28,18 @@ static void *allocate(size_t n, size_t size)
     return p;
 }
 
+static const struct format *find(const struct format *list, int count, const char *name)
+{
+    for (int i = 0; i < count; i++)
+        if (strcmp(list[i].name, name) == 0)
+            return &list[i];
+    fail_msg("no format %s", name);
+    return NULL;
+}
+
 static const struct format *gptq_format(const char *name)
 {
-    for (int i = 0; i < GPTQ_FORMAT_COUNT; i++)
-        if (strcmp(gptq_formats[i].name, name) == 0)
-            return &gptq_formats[i];
-    return NULL;
+    return find(gptq_formats, GPTQ_FORMAT_COUNT, name);
 }
 
 /* ---- matrices ---- */
@@ -86,7 +92,7 @@ static struct packed spqr_matrix(uint64_t rows, uint64_t cols)
 {
     struct random r = {rows * cols};
     struct spqr_layout l;
-    struct packed p = {.matrix = {spqr_format_by_name("spqr3"), rows, cols, NULL}};
+    struct packed p = {.matrix = {find(spqr_formats, SPQR_FORMAT_COUNT, "spqr3"), rows, cols, NULL}};
     assert_int_equal(spqr_format_layout(p.matrix.format, cols, &l, NULL), 0);
     p.unit = l.stripe_size;
     p.count = (size_t)rows / SPQR_ROWS;
