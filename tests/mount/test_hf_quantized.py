@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 import folders
+import gptq
 import models
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import reference
 import spqr
 
 from architectures import make
+from calibration import Calibrated, write_factor
 from conftest import DATA, QUANTFS, convert, run
 from stores import edit, listed
 
@@ -66,6 +68,21 @@ def check_spqr(mnt, model, own):
     return orders
 
 
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory):
+    """Of demo-llama, with factors in both orders."""
+    folder = tmp_path_factory.mktemp("calibration")
+    (folder / "model.gguf").write_bytes(convert(DATA / "demo-llama", "BF16"))
+    made = folder / "made"
+    subprocess.run([QUANTFS.parent / "quantfs-run", "calibrate", "-q", "--text",
+                    DATA / "kjv-train.txt", "--tokens", "1024", "--keep-hessian", "-o", made,
+                    folder / "model.gguf"], check=True, timeout=300)
+    for path in made.glob("*.hessian"):
+        hessian = Calibrated(path)
+        write_factor(path.with_suffix(".damp0.1.natural.factor"), hessian, range(hessian.cols), 0.1)
+    return made
+
+
 # ---- SpQR ----
 
 def test_spqr_layers_are_those_of_tensors(mount):
@@ -87,16 +104,6 @@ def test_spqr_follows_the_calibration(mount, calibration):
     mnt = mount(DATA / "demo-llama", f"calibration={calibration}")
     orders = check_spqr(mnt, "demo-llama", DATA / "demo-llama")
     assert all((order != np.arange(len(order))).any() for order in orders.values())
-
-
-@pytest.fixture(scope="module")
-def calibration(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("calibration")
-    (folder / "model.gguf").write_bytes(convert(DATA / "demo-llama", "BF16"))
-    subprocess.run([QUANTFS.parent / "quantfs-run", "calibrate", "-q", "--text",
-                    DATA / "kjv-train.txt", "--tokens", "1024", "-o", folder / "made",
-                    folder / "model.gguf"], check=True, timeout=300)
-    return folder / "made"
 
 
 # ---- GPTQ ----
@@ -128,6 +135,19 @@ def test_gptq_layers_without_a_calibration(mount, bits):
         assert len(found) == 28
         for layer, (weights, told) in found.items():
             assert (told == nearest(weights, bits)).all(), layer
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_gptq_layers_are_those_of_tensors(mount, calibration, bits):
+    mnt, packed = mount(DATA / "demo-llama", f"calibration={calibration}"), {}
+    for order in ("", "-natural"):
+        found = check_gptq(mnt, "demo-llama", DATA / "demo-llama", bits, order)
+        for layer, (weights, told) in found.items():
+            path = mnt / "demo-llama" / "tensors" / f"{layer}.weight" / f"gptq{bits}-g128{order}"
+            packed[layer, order] = path.read_bytes()
+            same, _, _ = gptq.decode(packed[layer, order], f"{bits}-g128", *weights.shape)
+            assert (told == same).all() and (told != nearest(weights, bits)).any(), layer
+    assert all(packed[layer, ""] != packed[layer, "-natural"] for layer in found)
 
 
 def test_gptq_keeps_biases_and_what_does_not_fit(mount, tmp_path):
@@ -219,10 +239,12 @@ def refusals(mnt, store, model):
 
 def test_the_demo_models(mount):
     mnt = mount(DATA)
+    assert sorted(os.listdir(mnt / "demo-llama" / "hf")) == sorted(PLAIN + SPQR + GPTQ)
+    assert sorted(os.listdir(mnt / "demo-qwen2" / "hf")) == PLAIN
     assert refusals(mnt, DATA, "demo-llama") == {}
     assert refusals(mnt, DATA, "demo-qwen2") == {
         "spqr": 'tensor "model.layers.0.self_attn.k_proj.bias": the loader knows no biases',
-        "gptq": 'tensor "model.layers.0.mlp.down_proj.weight": its width is no multiple of 128, '
+        "gptq": 'tensor "model.layers.0.self_attn.k_proj.weight": its width is no multiple of 128, '
                 "GPTQ's group"}
 
 
@@ -231,7 +253,9 @@ def test_the_demo_models(mount):
     ({"hidden": 64, "ffn": 23504}, "spqr", "mlp.down_proj.weight", "shared memory"),
     ({"hidden": 256, "heads": 4, "kv_heads": 1, "head_dim": 24}, "spqr", "k_proj.weight",
      "no multiples of 16"),
-    ({"hidden": 64, "ffn": 192}, "gptq", "mlp.down_proj.weight", "width is no multiple of 128"),
+    ({"hidden": 64, "ffn": 192}, "gptq", "attn.k_proj.weight", "width is no multiple of 128"),
+    ({"hidden": 128, "heads": 1, "kv_heads": 1, "head_dim": 16, "ffn": 16}, "gptq",
+     "attn.k_proj.weight", "rows are no multiple of 32"),
 ])
 def test_shapes_that_no_kernel_takes(mount, tmp_path, sizes, method, tensor, reason):
     own = models.make(tmp_path / "store" / "m", **{"layers": 1, "heads": 4, **sizes})
