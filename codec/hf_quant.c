@@ -136,7 +136,7 @@ enum { SPQR_WIDTH_MAX = ((48 - 2) * 1024 - 128) / 2 };
 static const char *refuse_spqr(uint64_t rows, uint64_t cols)
 {
     struct spqr_layout stripes;
-    if (rows % SPQR_ROWS || cols % SPQR_GROUP)
+    if (!rows || !cols || rows % SPQR_ROWS || cols % SPQR_GROUP)
         return "rows and columns are no multiples of 16, which SpQR's kernel needs";
     if (cols > SPQR_WIDTH_MAX)
         return "rows are too long for the shared memory of SpQR's kernel";
@@ -196,9 +196,9 @@ enum { GPTQ_GROUP = 128, GPTQ_WORD = 32 };
 
 static const char *refuse_gptq(uint64_t rows, uint64_t cols)
 {
-    if (cols % GPTQ_GROUP)
+    if (!cols || cols % GPTQ_GROUP)
         return "its width is no multiple of 128, GPTQ's group";
-    if (rows % GPTQ_WORD)
+    if (!rows || rows % GPTQ_WORD)
         return "its rows are no multiple of 32, the codes in GPTQ's words";
     return NULL;
 }
