@@ -59,7 +59,7 @@ def read_gptq(folder, form, shape):
 
 def read_k(data, kind, shape):
     """By the decoders of the gguf package."""
-    kind = gguf.GGMLQuantizationType[kind.upper().replace("_K", "_K")]
+    kind = gguf.GGMLQuantizationType[kind.upper()]
     block, size = gguf.GGML_QUANT_SIZES[kind]
     rows = np.frombuffer(data, np.uint8).reshape(shape[0], shape[1] // block * size)
     return gguf.quants.dequantize(rows, kind)
@@ -313,6 +313,8 @@ def test_each_expert_has_inputs_of_its_own(mount, experts):
     plain = mount(model, f"imatrix={calibration / 'imatrix.gguf'}") / model.name / "tensors"
     mnt = mount(model, f"calibration={calibration}") / model.name / "tensors"
     weights_of, better = reference.read_model(model), 0
+    matrix = {t.name: t.data for t in gguf.GGUFReader(calibration / "imatrix.gguf").tensors}
+    sums, counts = (matrix[f"blk.0.ffn_gate_exps.weight.{part}"] for part in ("in_sum2", "counts"))
     for expert in range(8):
         gate, down = (f"model.layers.0.block_sparse_moe.experts.{expert}.{name}.weight"
                       for name in ("w1", "w2"))
@@ -328,6 +330,8 @@ def test_each_expert_has_inputs_of_its_own(mount, experts):
         if not hessians[0].tokens:
             continue
         weights = weights_of[gate]
+        assert (plain / gate / "q2_k").read_bytes() == reference.quantize(
+            weights, "Q2_K", sums[expert] / np.float32(counts.ravel()[expert]))
         for told, nearest in (
                 (read_k((mnt / gate / "q2_k-guided").read_bytes(), "q2_k", weights.shape),
                  read_k((plain / gate / "q2_k").read_bytes(), "q2_k", weights.shape)),
