@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 
@@ -170,7 +171,9 @@ def check_factor(path, hessian):
     for name in ("layer", "input", "part", "chunk_size", "chunks", "origin", "tokens"):
         assert getattr(factor, name) == getattr(hessian, name)
     diagonal = np.diag(hessian.matrix)
-    assert factor.order.tolist() == np.argsort(-diagonal, kind="stable").tolist()
+    natural = path.name.endswith(".natural.factor")
+    wanted = np.arange(n) if natural else np.argsort(-diagonal, kind="stable")
+    assert factor.order.tolist() == wanted.tolist()
     damped = hessian.matrix + np.diag(np.where(diagonal == 0, 1, factor.damping * diagonal.mean()))
     damped = damped[factor.order][:, factor.order]
     assert (np.diag(factor.matrix) > 0).all() and (np.tril(factor.matrix, -1) == 0).all()
@@ -213,6 +216,21 @@ def test_hessians_and_factors(whole, number, name):
             check_factor(whole / f"blk.{layer}.{name}.damp{damping}.factor", hessian)
 
 
+def test_natural_factors(file, whole, tmp_path):
+    """Besides the others, of which nothing changes; the disk that they take is counted."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", "--natural", file)
+    before, after = contents(whole), contents(tmp_path)
+    assert before.items() <= after.items()
+    made = {f"blk.{layer}.{name}.damp{damping}.natural.factor" for layer in range(LAYERS)
+            for name in INPUTS for damping in ("1", "0.1")}
+    assert after.keys() - before.keys() == made
+    assert sum(len(after[name]) for name in made) == told["disk_bytes"]
+    for name in made:
+        layer, kind = name.split(".")[1:3]
+        check_factor(tmp_path / name, Calibrated(tmp_path / f"blk.{layer}.{kind}.hessian"))
+
+
 def embeddings(path, text):
     """The first layer's first input, computed from the file."""
     reader = gguf.GGUFReader(path)
@@ -235,10 +253,23 @@ def test_hessian_is_the_sum_over_tokens(file, whole):
     np.testing.assert_allclose(hessian, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("args, passes", [(("-t", 3), 1), (("-t", 1, "--ram", MEMORY), 2)])
-def test_bytes_do_not_depend_on_threads_or_memory(file, whole, tmp_path, args, passes):
-    told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", *args, file)
-    assert told["text_passes"] == passes
+def test_sums_do_not_depend_on_threads(file, whole, tmp_path):
+    """Nor do factors, but for rounding."""
+    done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", "-t", 3, file)
+    ours, wanted = contents(tmp_path), contents(whole)
+    assert ours.keys() == wanted.keys()
+    for name, data in ours.items():
+        layer, kind = (name.split(".") + [""])[1:3]
+        if name.endswith(".factor"):
+            check_factor(tmp_path / name, Calibrated(whole / f"blk.{layer}.{kind}.hessian"))
+        else:
+            assert data == wanted[name], name
+
+
+def test_bytes_do_not_depend_on_memory(file, whole, tmp_path):
+    told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", "--ram", MEMORY,
+                file)
+    assert told["text_passes"] == 2
     assert contents(tmp_path) == contents(whole)
 
 
@@ -367,6 +398,6 @@ def test_what_cannot_be_done_is_named(file, tmp_path):
         ["--layers", "2-1"], ["--layers", "a"], ["--layers", "1-"], ["--layers", "-1"],
         ["--percdamp", "0"], ["--percdamp", "1,1.0"], ["--percdamp", "1,"], ["--percdamp", "nan"],
         ["--percdamp", "1,2,3,4,5,6,7,8,9"], ["--imatrix-only", "--keep-hessian"],
-        ["--imatrix-only", "--layers", "1"]))])
+        ["--imatrix-only", "--layers", "1"], ["--imatrix-only", "--natural"]))])
 def test_wrong_command_lines_are_refused(args):
     assert "usage: quantfs-run calibrate" in refused(*args, status=1)

@@ -30,7 +30,7 @@ struct job {
     const char *model, *text, *folder;
     char matrix[PATH_MAX]; /* the importance matrix */
     uint64_t tokens;       /* 0: all */
-    bool keep_hessian, imatrix_only, hessian_options;
+    bool natural, keep_hessian, imatrix_only, hessian_options;
     struct hessians hessians;
     struct run_options options;
 };
@@ -142,6 +142,7 @@ static int plan(struct run *r, struct error *err)
     struct engine *e = &r->engine;
     h->facts = &e->model.facts;
     h->folder = r->job->folder;
+    h->threads = team_size(e->team);
     origin_of(e->weights.file, &e->weights.vocab, &r->ids, e->context, r->chunks, &h->from);
     int rc = origin_settle(&h->from, h->folder, err);
     rc = rc ? rc : hessians_plan(h, err);
@@ -232,7 +233,7 @@ static void tell(const struct run *r)
     const struct hessians *h = r->hessians;
     if (!j->options.json) {
         printf("%s: importance of the columns, of %" PRIu32 " chunks\n", j->matrix, r->chunks);
-        if (h->damping_count)
+        if (h->kind_count)
             printf("%s: factors of layers %" PRIu32 " to %" PRIu32 "\n", j->folder, h->first,
                    h->end - 1);
         return;
@@ -252,14 +253,14 @@ static bool take_dampings(struct hessians *h, const char *list)
 {
     char *copy = strdup(list), *rest = copy;
     bool ok = copy != NULL;
-    h->damping_count = 0;
+    h->kind_count = 0;
     for (char *word; ok && (word = strsep(&rest, ","));) {
         double v;
-        ok = h->damping_count < DAMPINGS_MAX && parse_real(word, DAMPING_LEAST, DAMPING_MOST, &v);
-        for (size_t d = 0; ok && d < h->damping_count; d++)
-            ok = h->dampings[d] != (float)v;
+        ok = h->kind_count < DAMPINGS_MAX && parse_real(word, DAMPING_LEAST, DAMPING_MOST, &v);
+        for (size_t k = 0; ok && k < h->kind_count; k++)
+            ok = h->kinds[k].damping != (float)v;
         if (ok)
-            h->dampings[h->damping_count++] = (float)v;
+            h->kinds[h->kind_count++] = (struct factor_kind){.damping = (float)v};
     }
     free(copy);
     return ok;
@@ -280,12 +281,12 @@ static bool take_layers(struct hessians *h, const char *range)
     return true;
 }
 
-enum { PERCDAMP = 256, LAYERS, KEEP_HESSIAN, IMATRIX_ONLY };
+enum { PERCDAMP = 256, LAYERS, NATURAL, KEEP_HESSIAN, IMATRIX_ONLY };
 
 static bool take(void *context, int c, const char *argument)
 {
     struct job *j = context;
-    j->hessian_options |= c == PERCDAMP || c == LAYERS || c == KEEP_HESSIAN;
+    j->hessian_options |= c == PERCDAMP || c == LAYERS || c == NATURAL || c == KEEP_HESSIAN;
     switch (c) {
     case 'f':
         j->text = argument;
@@ -299,6 +300,9 @@ static bool take(void *context, int c, const char *argument)
         return take_dampings(&j->hessians, argument);
     case LAYERS:
         return take_layers(&j->hessians, argument);
+    case NATURAL:
+        j->natural = true;
+        return true;
     case KEEP_HESSIAN:
         j->keep_hessian = true;
         return true;
@@ -314,10 +318,12 @@ static bool take(void *context, int c, const char *argument)
 static void complete(struct job *j)
 {
     struct hessians *h = &j->hessians;
-    if (j->imatrix_only)
-        h->damping_count = 0;
-    else if (j->keep_hessian)
-        h->dampings[h->damping_count++] = 0;
+    size_t dampings = j->imatrix_only ? 0 : h->kind_count;
+    h->kind_count = dampings;
+    for (size_t k = 0; j->natural && k < dampings; k++)
+        h->kinds[h->kind_count++] = (struct factor_kind){h->kinds[k].damping, true};
+    if (j->keep_hessian)
+        h->kinds[h->kind_count++] = (struct factor_kind){0};
     j->options.takes = takes;
     j->options.takes_context = h;
 }
@@ -330,12 +336,13 @@ int run_calibrate(const struct command *self, int argc, char **argv)
         {"tokens",       required_argument, NULL, 'n'         },
         {"percdamp",     required_argument, NULL, PERCDAMP    },
         {"layers",       required_argument, NULL, LAYERS      },
+        {"natural",      no_argument,       NULL, NATURAL     },
         {"keep-hessian", no_argument,       NULL, KEEP_HESSIAN},
         {"imatrix-only", no_argument,       NULL, IMATRIX_ONLY},
         RUN_OPTIONS_LONG
     };
     struct job j = {
-        .hessians = {.dampings = {1, 0.1f}, .damping_count = 2, .end = UINT32_MAX}
+        .hessians = {.kinds = {{.damping = 1}, {.damping = 0.1f}}, .kind_count = 2, .end = UINT32_MAX}
     };
     int status =
         command_options(self, argc, argv, "f:o:n:" RUN_OPTIONS_SHORT, long_options, take, &j);
