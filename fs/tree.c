@@ -105,8 +105,9 @@ static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint3
 
 static bool shows_hf(const struct tree *t, const struct checkpoint *c, uint32_t form)
 {
-    return form < HF_FORM_COUNT && t->options->form_mask >> form_of(&formats[hf_forms[form].format]) & 1 &&
-           hf_offered(c);
+    struct error err;
+    return form < HF_FORM_COUNT && t->options->form_mask >> hf_form_shown_as(&hf_forms[form]) & 1 &&
+           hf_offered(c) && hf_form_offered(c, &hf_forms[form], &err) == 0;
 }
 
 static bool shows_form(const struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
@@ -659,18 +660,12 @@ static int original_file(const struct checkpoint *c, const struct checkpoint_fil
     return error_set(err, -ENOMEM, "out of memory");
 }
 
-/* Once, that a form is made without what it is made for. */
-static void tell_uncalibrated(struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
-                              unsigned form, const char *path)
+/* Once, that something is made without what it should be made with. */
+static void tell_uncalibrated(struct tree *t, const struct file *f)
 {
-    struct factor *factor;
-    if (!tensor_form_is_calibrated(form) || t->told_uncalibrated ||
-        tensor_factor(c, tensor, form, &factor, NULL))
-        return;
-    if (!factor && !atomic_exchange(&t->told_uncalibrated, true))
+    if (image_lacks_factor(f->image) && !atomic_exchange(&t->told_uncalibrated, true))
         log_info("%s: without a calibration columns stay in their order, and errors are not fed back",
-                 path);
-    factor_unref(factor);
+                 f->path);
 }
 
 static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, struct file *f,
@@ -680,9 +675,7 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
     const struct tensor *tensor = &c->tensors.items[n.item];
     switch (n.kind) {
     case ORIGINAL: return original_file(c, &c->files[n.item], &f->image, err);
-    case FORM:
-        tell_uncalibrated(t, c, tensor, n.form, f->path);
-        return tensor_file_get(c, tensor, n.form, &f->image, err);
+    case FORM: return tensor_file_get(c, tensor, n.form, &f->image, err);
     case RECIPE:
         rc = gguf_file_get(c, t->cache, &recipes[n.form], &f->image, err);
         store_trim(t->store, HEADERS_MAX);
@@ -735,6 +728,8 @@ int tree_open(struct tree *t, uint64_t id, struct file **out)
         rc = f->text ? 0 : error_set(&err, -ENOMEM, "out of memory");
     } else {
         rc = open_model_file(t, n, c, f, &err);
+        if (!rc && f->image)
+            tell_uncalibrated(t, f);
         rc = rc || !n.extents ? rc : open_extents(t, f, &err);
     }
     checkpoint_unref(c);
