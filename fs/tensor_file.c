@@ -40,14 +40,18 @@ static bool is_known(const struct checkpoint *c, const struct tensor *t)
     return mapped && guidance_knows(c, mapped);
 }
 
+bool tensor_is_matrix(const struct tensor *t)
+{
+    return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled;
+}
+
 /* What is quantized already can be had as plain floats, as another format only by request. */
 static bool fits(const struct checkpoint *c, const struct tensor *t, unsigned form)
 {
     if (form == FORM_STORED)
         return true;
     const struct format *f = form_format(form);
-    return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled &&
-           t->dtype->format != f && takes_width(f, t->shape[1]) &&
+    return tensor_is_matrix(t) && t->dtype->format != f && takes_width(f, t->shape[1]) &&
            (!dtype_is_quantized(t->dtype) || f->plain_float || c->requantize) &&
            (!f->plain || is_known(c, t));
 }
@@ -74,6 +78,18 @@ uint64_t tensor_form_size(const struct tensor *t, unsigned form)
 bool tensor_form_is_calibrated(unsigned form)
 {
     return form != FORM_STORED && form_format(form)->damping > 0;
+}
+
+int tensor_importance(const struct checkpoint *c, const struct tensor *t, const float **importance,
+                      struct error *err)
+{
+    uint64_t matrix;
+    const struct model_tensor *mapped = find_mapped(c, t, &matrix);
+    *importance = NULL;
+    int rc = mapped ? guidance_importance(c, mapped, c->factor_folder, importance, err) : 0;
+    if (*importance)
+        *importance += matrix * mapped->ne[0];
+    return rc;
 }
 
 int tensor_factor(const struct checkpoint *c, const struct tensor *t, unsigned form,

@@ -35,6 +35,13 @@ def forms_of(dtype, shape):
                                      if shape[-1] % block == 0}
 
 
+def measures_of(forms):
+    """What is measured of a tensor and lies beside these forms of it."""
+    lossy = forms - {"f32", "f16", "bf16", "info.json"}
+    matrix = {"sensitivity.png"} if lossy else set()
+    return matrix | {f"{form}.error.{kind}" for form in lossy for kind in ("png", "json")}
+
+
 def entries_of(folder):
     """name -> entry of the header, of all tensors of a checkpoint."""
     found = {}
@@ -62,8 +69,9 @@ def test_a_mount_shows_four_views_of_every_model(mount):
         entries = entries_of(DATA / model)
         assert set(os.listdir(mnt / model / "tensors")) == set(entries)
         for name, entry in entries.items():
-            shown = set(os.listdir(mnt / model / "tensors" / name))
-            assert shown == forms_of(entry["dtype"], entry["shape"]) | {"info.json"}
+            shown, forms = (set(os.listdir(mnt / model / "tensors" / name)),
+                            forms_of(entry["dtype"], entry["shape"]))
+            assert shown == forms | measures_of(forms) | {"info.json"}
     assert set(os.listdir(mnt / ".quantfs")) == {"stats", "stats.json", "metrics", "version",
                                                  "extents"}
     for name in ("nothing", "demo-llama/nothing", "demo-llama/gguf/demo-llama-Q9_K.gguf",
@@ -213,8 +221,7 @@ def test_info_tells_what_is_there(mount, model):
                                                                 entry["shape"])
         assert info["elements"] == np.prod(entry["shape"])
         assert {form: told["bytes"] for form, told in info["forms"].items()} == {
-            path.name: path.stat().st_size for path in folder.iterdir()
-            if path.name != "info.json"}
+            path.name: path.stat().st_size for path in folder.iterdir() if not path.suffix}
         for form, told in info["forms"].items():
             assert told["bpw"] == 8 * told["bytes"] / info["elements"], form
         source = (DATA / model / info["source"]["file"]).read_bytes()
@@ -245,7 +252,8 @@ def test_forms_and_notensors_restrict_what_is_shown(mount):
     mnt = mount(DATA, "forms=Q4_K_M:q6_k:Q8_0")
     assert set(os.listdir(mnt / "demo-llama" / "gguf")) == {
         f"demo-llama-{recipe}.gguf" for recipe in ("Q4_K_M", "Q6_K", "Q8_0")}
-    assert set(os.listdir(mnt / LLAMA_TENSOR)) == {"bf16", "q6_k", "q8_0", "info.json"}
+    forms = {"bf16", "q6_k", "q8_0", "info.json"}
+    assert set(os.listdir(mnt / LLAMA_TENSOR)) == forms | measures_of(forms)
     for hidden in ("demo-llama/gguf/demo-llama-Q2_K.gguf", f"{LLAMA_TENSOR}/q2_k"):
         assert not (mnt / hidden).exists()
     assert (mnt / "demo-llama" / "gguf" / "demo-llama-Q4_K_M.gguf").read_bytes()
