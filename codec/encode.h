@@ -16,6 +16,17 @@
 typedef void encode_fn(const float *x, size_t nrows, size_t ncols, const float *importance,
                        void *out);
 
+struct feedback;
+struct format;
+struct isa;
+
+/* How formats whose codes feed errors back (feedback.h) are encoded: 1 to 16 whole rows of a matrix,
+ * which may be changed. importance as above; feedback: what is known of the inputs, or NULL; scratch:
+ * feedback_scratch_size(ncols) bytes. */
+typedef void encode_rows_fn(const struct format *f, const struct isa *isa, float *x, size_t nrows,
+                            size_t ncols, const float *importance, const struct feedback *feedback,
+                            void *scratch, void *out);
+
 encode_fn encode_f32, encode_f16, encode_bf16;
 encode_fn encode_q8_0, encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1, encode_iq4_nl;
 encode_fn encode_q2_k, encode_q3_k, encode_q4_k, encode_q5_k, encode_q6_k;

@@ -50,6 +50,12 @@ struct format {
     uint8_t halves, half_offset[2];
     uint16_t exponent;
     uint8_t stripe_bits; /* of a weight, where matrices are packed in stripes (spqr/format.h); else 0 */
+    /* Formats that look at the inputs of a matrix take a factor (CALIBRATION.md) of this damping; 0:
+     * none. Its columns are in their own order (natural), or by activation. */
+    float damping;
+    bool natural;
+    encode_rows_fn *encode_rows; /* of formats whose codes feed back; then encode is NULL */
+    const struct format *plain;  /* what it is without a calibration, and better than; or NULL */
 };
 
 extern const struct format formats[FORMAT_COUNT];

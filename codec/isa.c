@@ -32,6 +32,7 @@ static const struct isa isa_c = {
       },
     decoders_c,
     spqr_encode,
+    feedback_quantize,
 };
 
 #ifdef __x86_64__

@@ -7,6 +7,7 @@
 #define CODEC_ISA_H
 
 #include "codec/error.h"
+#include "codec/feedback.h"
 #include "codec/format.h"
 #include "codec/spqr/encode.h"
 
@@ -15,6 +16,7 @@ struct isa {
     encode_fn *encode[FORMAT_COUNT];
     decode_fn *const *decode; /* likewise */
     spqr_encode_fn *spqr_encode;
+    feedback_fn *feedback;
 };
 
 /* The sets that this program was built with, the fastest first and the one in plain C last, then

@@ -24,7 +24,10 @@ static uint64_t gcd(uint64_t a, uint64_t b)
 }
 
 /* Least common multiple of two block lengths, which are powers of two. */
-static uint64_t common_block(uint64_t a, uint64_t b) { return a > b ? a : b; }
+static uint64_t common_block(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
 
 /* Cuts tiles that are made of units of so many bytes and weights. */
 static void set_tiles(struct encoding *e, uint64_t unit_size, uint64_t unit_weights)
@@ -37,10 +40,21 @@ static void set_tiles(struct encoding *e, uint64_t unit_size, uint64_t unit_weig
     e->tile_count = e->size ? (e->size - 1) / e->tile_size + 1 : 0;
 }
 
+static uint64_t matrix_rows(const struct encoding *e)
+{
+    return e->view.rows / e->view.matrices;
+}
+
+/* Stripes of one matrix; they do not reach into the next. */
+static uint64_t matrix_stripes(const struct encoding *e)
+{
+    return matrix_rows(e) / SPQR_ROWS + (matrix_rows(e) % SPQR_ROWS != 0);
+}
+
 /* A part is a stripe. */
 static int set_stripes(struct encoding *e, struct error *err)
 {
-    uint64_t rows = e->view.rows, cols = e->view.cols;
+    uint64_t cols = e->view.cols, stripes = 0;
     int rc = spqr_format_layout(e->format, cols, &e->stripes, err);
     if (rc)
         return error_prefix(err, rc, "tensor \"%s\"", e->name);
@@ -49,12 +63,27 @@ static int set_stripes(struct encoding *e, struct error *err)
         return error_set(err, -ENOTSUP,
                          "tensor \"%s\": rows of %" PRIu64 " weights are too long for %s", e->name,
                          cols, e->format->title);
-    if (__builtin_mul_overflow(rows, cols, &e->weights) ||
-        __builtin_mul_overflow(rows / SPQR_ROWS + (rows % SPQR_ROWS != 0), size, &e->size))
-        return error_set(err, -EINVAL, "tensor \"%s\" is too large", e->name);
     e->part_weights = SPQR_ROWS * cols;
+    if (__builtin_mul_overflow(e->view.matrices, matrix_stripes(e), &stripes) ||
+        __builtin_mul_overflow(stripes, e->part_weights, &e->weights) ||
+        __builtin_mul_overflow(stripes, size, &e->size))
+        return error_set(err, -EINVAL, "tensor \"%s\" is too large", e->name);
     set_tiles(e, size, e->part_weights);
     return 0;
+}
+
+/* Blocks are made alone, or in whole rows, or in so many of these as feedback does together. */
+static void set_blocks(struct encoding *e, uint64_t row_size, uint64_t block, bool whole)
+{
+    const struct format *f = e->format;
+    uint64_t cols = e->view.cols, unit = row_size > TILE_MAX ? block : cols;
+    uint64_t part = whole || cols < PART_WEIGHTS ? cols : block;
+    e->part_weights = part >= PART_WEIGHTS ? part : PART_WEIGHTS / part * part;
+    if (f->encode_rows) {
+        e->part_weights = FEEDBACK_ROWS * cols;
+        unit = FEEDBACK_ROWS * row_size <= TILE_MAX ? e->part_weights : cols;
+    }
+    set_tiles(e, unit / f->block * f->block_size, unit);
 }
 
 static int set_geometry(struct encoding *e, struct error *err)
@@ -62,26 +91,21 @@ static int set_geometry(struct encoding *e, struct error *err)
     const struct format *f = e->format;
     if (f->stripe_bits)
         return set_stripes(e, err);
-    uint64_t row_size, unit = e->view.cols, block = common_block(f->block, e->dtype->block);
+    uint64_t row_size, block = common_block(f->block, e->dtype->block);
     if (e->view.cols == 0 || e->view.cols % block)
         return error_set(err, -ENOTSUP,
-                         "tensor \"%s\": width %" PRIu64 " is no multiple of %s's block of %" PRIu64,
+                         "tensor \"%s\": width %" PRIu64
+                         " is no multiple of %s's block of %" PRIu64,
                          e->name, e->view.cols, f->title, block);
     if (__builtin_mul_overflow(e->view.rows, e->view.cols, &e->weights) ||
         !format_bytes(f, e->weights, &e->size) || !format_bytes(f, e->view.cols, &row_size))
         return error_set(err, -EINVAL, "tensor \"%s\" is too large", e->name);
-    bool whole = e->importance && f->whole_rows;
-    if (row_size > TILE_MAX) {
-        if (whole)
-            return error_set(err, -ENOTSUP,
-                             "tensor \"%s\": a row of %" PRIu64
-                             " weights is too long for %s with an importance matrix",
-                             e->name, e->view.cols, f->title);
-        unit = block;
-    }
-    set_tiles(e, unit / f->block * f->block_size, unit);
-    uint64_t part = whole || e->view.cols < PART_WEIGHTS ? e->view.cols : block;
-    e->part_weights = part >= PART_WEIGHTS ? part : PART_WEIGHTS / part * part;
+    bool whole = f->encode_rows || (e->importance && f->whole_rows);
+    if (row_size > TILE_MAX && whole)
+        return error_set(
+            err, -ENOTSUP, "tensor \"%s\": a row of %" PRIu64 " weights is too long for %s%s",
+            e->name, e->view.cols, f->title, f->encode_rows ? "" : " with an importance matrix");
+    set_blocks(e, row_size, block, whole);
     return 0;
 }
 
@@ -92,7 +116,10 @@ static void hash(crypto_hash_sha256_state *state, const void *data, size_t n)
     crypto_hash_sha256_update(state, data, n);
 }
 
-static void hash_u64(crypto_hash_sha256_state *state, uint64_t v) { hash(state, &v, sizeof v); }
+static void hash_u64(crypto_hash_sha256_state *state, uint64_t v)
+{
+    hash(state, &v, sizeof v);
+}
 
 static void hash_text(crypto_hash_sha256_state *state, const char *s)
 {
@@ -132,6 +159,17 @@ static void hash_view(crypto_hash_sha256_state *state, const struct view *v)
     hash_u64(state, v->scale_cols);
 }
 
+/* What is known of the inputs of each matrix. */
+static void hash_factors(crypto_hash_sha256_state *state, const struct encoding *e)
+{
+    hash(state, &e->format->damping, sizeof e->format->damping);
+    for (uint64_t i = 0; i < e->view.matrices; i++) {
+        hash_u64(state, e->factors[i] != NULL);
+        if (e->factors[i])
+            hash(state, e->factors[i]->digest, sizeof e->factors[i]->digest);
+    }
+}
+
 /* Everything that the bytes follow from, each field with its length or of fixed size. Paths and
  * device numbers stay out, so that machines which mount one disk share objects. */
 static void set_key(struct encoding *e)
@@ -154,12 +192,10 @@ static void set_key(struct encoding *e)
         crypto_hash_sha256(digest, (const uint8_t *)e->importance, count * sizeof *e->importance);
         hash(&state, digest, sizeof digest);
     }
-    if (e->format->stripe_bits) {
+    if (e->format->stripe_bits)
         hash_u64(&state, e->stripes.slots);
-        hash_u64(&state, e->factor != NULL);
-        if (e->factor)
-            hash(&state, e->factor->digest, sizeof e->factor->digest);
-    }
+    if (e->factors)
+        hash_factors(&state, e);
     crypto_hash_sha256_final(&state, e->key);
 }
 
@@ -167,13 +203,25 @@ static void set_key(struct encoding *e)
 
 static void add_input(struct encoding *e, const struct tensor *t, struct source *const *sources)
 {
-    e->inputs[e->input_count++] =
-        (struct encoding_input){source_ref(sources[t->file]), t->offset};
+    e->inputs[e->input_count++] = (struct encoding_input){source_ref(sources[t->file]), t->offset};
+}
+
+/* Of a format that takes them: none of an input that nothing is known of. */
+static int add_factors(struct encoding *e, struct factor *const *factors, struct error *err)
+{
+    if (e->format->damping == 0)
+        return 0;
+    e->factors = calloc(e->view.matrices, sizeof *e->factors);
+    if (!e->factors)
+        return error_set(err, -ENOMEM, "out of memory");
+    for (uint64_t i = 0; factors && i < e->view.matrices; i++)
+        e->factors[i] = factor_ref(factors[i]);
+    return 0;
 }
 
 int encoding_new(const struct format *format, const struct view *view,
                  struct source *const *sources, struct calibration *calibration,
-                 const float *importance, struct factor *factor, struct encoding **out,
+                 const float *importance, struct factor *const *factors, struct encoding **out,
                  struct error *err)
 {
     const struct tensor *t = view->tensor;
@@ -201,10 +249,9 @@ int encoding_new(const struct format *format, const struct view *view,
         e->calibration = calibration_ref(calibration);
         e->importance = importance;
     }
-    if (format->stripe_bits)
-        e->factor = factor_ref(factor);
     e->name = strdup(t->name);
     int rc = e->name ? set_geometry(e, err) : error_set(err, -ENOMEM, "out of memory");
+    rc = rc ? rc : add_factors(e, factors, err);
     if (rc) {
         encoding_unref(e);
         return rc;
@@ -234,7 +281,9 @@ void encoding_unref(struct encoding *e)
     if (!e || --e->refs)
         return;
     calibration_unref(e->calibration);
-    factor_unref(e->factor);
+    for (uint64_t i = 0; e->factors && i < e->view.matrices; i++)
+        factor_unref(e->factors[i]);
+    free(e->factors);
     for (uint32_t i = 0; i < e->input_count; i++)
         source_unref(e->inputs[i].source);
     free(e->name);
@@ -261,8 +310,7 @@ uint32_t encoding_parts(const struct encoding *e, uint64_t index)
 }
 
 /* A message about weight `at`: which file, tensor and row it is from. */
-static int bad_weight(const struct encoding *e, uint64_t at, const char *problem,
-                      struct error *err)
+static int bad_weight(const struct encoding *e, uint64_t at, const char *problem, struct error *err)
 {
     uint32_t which;
     uint64_t row = view_source_row(&e->view, at / e->view.cols, &which);
@@ -270,11 +318,14 @@ static int bad_weight(const struct encoding *e, uint64_t at, const char *problem
     if (e->view.stack_count > 1)
         snprintf(part, sizeof part, " + %" PRIu32, which);
     return error_set(err, -EINVAL, "%s: tensor \"%s\"%s, row %" PRIu64 ", column %" PRIu64 ": %s",
-                     source_path(e->inputs[which].source), e->name, part, row,
-                     at % e->view.cols, problem);
+                     source_path(e->inputs[which].source), e->name, part, row, at % e->view.cols,
+                     problem);
 }
 
-static size_t raw_size(const struct dtype *t, size_t n) { return n / t->block * t->block_size; }
+static size_t raw_size(const struct dtype *t, size_t n)
+{
+    return n / t->block * t->block_size;
+}
 
 /* Finds the first weight that is not finite among n that start at weight `first`. */
 static int not_finite(const struct encoding *e, uint64_t first, const uint8_t *raw, size_t n,
@@ -326,9 +377,10 @@ static int scale_row(const struct encoding *e, uint64_t row, uint64_t col, size_
         size_t run = n - i < left ? n - i : (size_t)left;
         uint8_t raw[8];
         float scale;
-        int rc = source_read(in->source, raw,
-                             in->offset + (scale_row * per_row + block) * e->scale_dtype->block_size,
-                             e->scale_dtype->block_size, err);
+        int rc =
+            source_read(in->source, raw,
+                        in->offset + (scale_row * per_row + block) * e->scale_dtype->block_size,
+                        e->scale_dtype->block_size, err);
         if (rc)
             return rc;
         e->scale_dtype->widen(raw, 1, &scale);
@@ -363,15 +415,15 @@ static void encode(const struct encoding *e, const struct isa *isa, const float 
 {
     const struct format *f = e->format;
     encode_fn *encode_rows = isa->encode[f - formats];
-    uint64_t width = e->view.cols, matrix_rows = e->view.rows / e->view.matrices;
+    uint64_t width = e->view.cols, each = matrix_rows(e);
     while (n) {
         uint64_t row = first / width, col = first % width;
         size_t cols = (size_t)width, rows = n / cols;
         const float *importance = e->importance;
         if (importance) {
-            uint64_t left = matrix_rows - row % matrix_rows;
+            uint64_t left = each - row % each;
             rows = rows < left ? rows : (size_t)left;
-            importance += row / matrix_rows * width + col;
+            importance += row / each * width + col;
         }
         if (col || !rows) {
             cols = n < width - col ? n : (size_t)(width - col);
@@ -414,6 +466,62 @@ static int copy_part(const struct encoding *e, uint64_t first, size_t n, uint8_t
     return rc;
 }
 
+static struct factor *factor_of(const struct encoding *e, uint64_t matrix)
+{
+    return e->factors ? e->factors[matrix] : NULL;
+}
+
+/* What is known of the inputs of a matrix; give_factor is due. f: NULL where that is nothing. */
+static int take_factor(struct factor *f, struct feedback *out, struct error *err)
+{
+    *out = (struct feedback){.order = f ? f->order : NULL};
+    return f ? factor_take(f, &out->factor, &out->dead, err) : 0;
+}
+
+static void give_factor(struct factor *f)
+{
+    if (f)
+        factor_give(f);
+}
+
+/* Encodes up to 16 rows of one matrix, the first of which is `row`. */
+static int encode_rows(const struct encoding *e, const struct isa *isa, float *weights,
+                       uint64_t row, size_t rows, uint8_t *out, struct scratch *scratch,
+                       struct error *err)
+{
+    struct feedback feedback;
+    size_t cols = (size_t)e->view.cols;
+    uint64_t matrix = row / matrix_rows(e);
+    struct factor *factor = factor_of(e, matrix);
+    void *room = scratch_get(scratch, 0, feedback_scratch_size(cols));
+    int rc = room ? take_factor(factor, &feedback, err) : error_set(err, -ENOMEM, "out of memory");
+    if (rc)
+        return rc;
+    e->format->encode_rows(e->format, isa, weights, rows, cols,
+                           e->importance ? e->importance + matrix * cols : NULL,
+                           factor ? &feedback : NULL, room, out);
+    give_factor(factor);
+    return 0;
+}
+
+/* A part's rows, which may be of several matrices. */
+static int encode_part(const struct encoding *e, const struct isa *isa, float *weights,
+                       uint64_t row, size_t rows, uint8_t *out, struct scratch *scratch,
+                       struct error *err)
+{
+    size_t cols = (size_t)e->view.cols, row_size = cols / e->format->block * e->format->block_size;
+    for (size_t done = 0; done < rows;) {
+        uint64_t left = matrix_rows(e) - (row + done) % matrix_rows(e);
+        size_t run = rows - done < left ? rows - done : (size_t)left;
+        int rc = encode_rows(e, isa, weights + done * cols, row + done, run, out + done * row_size,
+                             scratch, err);
+        if (rc)
+            return rc;
+        done += run;
+    }
+    return 0;
+}
+
 static int make_blocks(const struct encoding *e, const struct isa *isa, uint64_t first, size_t n,
                        uint8_t *out, struct scratch *scratch, struct error *err)
 {
@@ -422,7 +530,13 @@ static int make_blocks(const struct encoding *e, const struct isa *isa, uint64_t
     int rc = read_weights(e, isa, first, n, scratch, &weights, err);
     if (rc)
         return rc;
-    encode(e, isa, weights, first, n, out);
+    if (f->encode_rows)
+        rc = encode_part(e, isa, weights, first / e->view.cols, n / (size_t)e->view.cols, out,
+                         scratch, err);
+    else
+        encode(e, isa, weights, first, n, out);
+    if (rc)
+        return rc;
     uint64_t blocks = n / f->block, bad = format_first_invalid(f, out, blocks);
     if (bad < blocks)
         return bad_weight(e, first + bad * f->block, "the weights are too large for the format",
@@ -431,45 +545,44 @@ static int make_blocks(const struct encoding *e, const struct isa *isa, uint64_t
 }
 
 /* Puts the columns of some rows into the factor's order; what never meets an input becomes 0. */
-static void order_columns(const struct factor *f, const uint8_t *dead, float *weights, size_t rows,
+static void order_columns(const struct feedback *f, float *weights, size_t rows, size_t cols,
                           float *row)
 {
-    size_t cols = (size_t)f->layout.columns;
     for (size_t r = 0; r < rows; r++, weights += cols) {
         for (size_t c = 0; c < cols; c++)
-            row[c] = dead[c] ? 0 : weights[f->order[c]];
+            row[c] = f->dead[c] ? 0 : weights[f->order[c]];
         memcpy(weights, row, cols * sizeof *row);
     }
 }
 
 /* With a factor, or with columns as they stand and nothing that feeds back. */
-static int encode_stripe(const struct encoding *e, const struct isa *isa, float *weights, size_t rows,
-                         uint8_t *out, struct scratch *scratch, struct error *err)
+static int encode_stripe(const struct encoding *e, const struct isa *isa, uint64_t matrix,
+                         float *weights, size_t rows, uint8_t *out, struct scratch *scratch,
+                         struct error *err)
 {
     size_t cols = (size_t)e->view.cols, work = spqr_scratch_size(cols);
     uint8_t *room = scratch_get(scratch, 0, work + cols * sizeof(float));
     struct spqr_settings settings = {.bits = e->stripes.bits, .slots = e->stripes.slots};
     struct spqr_stripe stripe;
-    const float *packed = NULL;
-    const uint8_t *dead;
-    if (!room)
-        return error_set(err, -ENOMEM, "out of memory");
-    if (e->factor) {
-        int rc = factor_take(e->factor, &packed, &dead, err);
-        if (rc)
-            return rc;
-        order_columns(e->factor, dead, weights, rows, (float *)(void *)(room + work));
-    }
-    isa->spqr_encode(&settings, weights, rows, cols, packed, room, &stripe);
+    struct feedback feedback;
+    struct factor *factor = factor_of(e, matrix);
+    int rc = room ? take_factor(factor, &feedback, err) : error_set(err, -ENOMEM, "out of memory");
+    if (rc)
+        return rc;
+    if (factor)
+        order_columns(&feedback, weights, rows, cols, (float *)(void *)(room + work));
+    isa->spqr_encode(&settings, weights, rows, cols, feedback.factor, room, &stripe);
     spqr_pack(&e->stripes, &stripe, out);
-    if (e->factor)
-        factor_give(e->factor);
+    give_factor(factor);
     return 0;
 }
 
-static int make_stripe(const struct encoding *e, const struct isa *isa, uint64_t first, size_t n,
+static int make_stripe(const struct encoding *e, const struct isa *isa, uint64_t stripe,
                        uint8_t *out, struct scratch *scratch, struct error *err)
 {
+    uint64_t matrix = stripe / matrix_stripes(e), at = stripe % matrix_stripes(e) * SPQR_ROWS;
+    uint64_t left = matrix_rows(e) - at, first = (matrix * matrix_rows(e) + at) * e->view.cols;
+    size_t rows = left < SPQR_ROWS ? (size_t)left : SPQR_ROWS, n = rows * (size_t)e->view.cols;
     float *weights;
     int rc = read_weights(e, isa, first, n, scratch, &weights, err);
     if (rc)
@@ -477,7 +590,7 @@ static int make_stripe(const struct encoding *e, const struct isa *isa, uint64_t
     for (size_t i = 0; i < n; i++)
         if (!(fabsf(weights[i]) < SPQR_WEIGHT_MAX))
             return bad_weight(e, first + i, "the weight is too large for the format", err);
-    return encode_stripe(e, isa, weights, n / (size_t)e->view.cols, out, scratch, err);
+    return encode_stripe(e, isa, matrix, weights, rows, out, scratch, err);
 }
 
 int encoding_make_part(const struct encoding *e, const struct isa *isa, uint64_t index,
@@ -488,7 +601,8 @@ int encoding_make_part(const struct encoding *e, const struct isa *isa, uint64_t
     size_t n = (size_t)(left < e->part_weights ? left : e->part_weights);
     uint64_t first = index * e->tile_weights + start;
     if (f->stripe_bits)
-        return make_stripe(e, isa, first, n, out + part * e->stripes.stripe_size, scratch, err);
+        return make_stripe(e, isa, first / e->part_weights, out + part * e->stripes.stripe_size,
+                           scratch, err);
     out += start / f->block * f->block_size;
     /* The same type on both sides: what is read is what is written. */
     if (e->dtype->format == f && view_keeps_values(&e->view))

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
  * An encoding is all that decides a run of packed bytes: a view of source tensors, a format, and
- * the importance of its columns. Its bytes are cut into tiles, runs of whole rows, which are made,
+ * what is known of its inputs. Its bytes are cut into tiles, runs of whole rows, which are made,
  * cached and forgotten one by one.
  *
  * Geometry. A tile has about 1 MiB, at least 256 KiB where the tensor has that much, at most
  * 2 MiB; a multiple of 4 KiB where the row size allows it, so that raw tiles lie end to end on
  * disk. A row longer than a tile is cut between blocks, unless its format needs whole rows. Where a
- * format has stripes, a tile is a run of these.
+ * format has stripes, a tile is a run of these; every matrix of a view begins with one of its own.
  */
 #ifndef DAEMON_ENCODING_H
 #define DAEMON_ENCODING_H
@@ -37,33 +37,36 @@ struct encoding_input {
 struct encoding {
     _Atomic unsigned refs;
     const struct format *format;
-    struct spqr_layout stripes;   /* of a format that has them */
+    struct spqr_layout stripes; /* of a format that has them */
     const struct dtype *dtype;
-    struct view view;             /* its tensors are not kept: see inputs */
+    struct view view;                /* its tensors are not kept: see inputs */
     const struct dtype *scale_dtype; /* of the view's scales, which are the last inputs; or NULL */
-    struct factor *factor;        /* of a format with stripes; NULL: nothing is known of the inputs */
+    struct factor **factors; /* of a format that takes them: one for each of view.matrices, NULL
+                                     where nothing is known of the inputs; else NULL */
     struct calibration *calibration;
-    const float *importance;      /* view.matrices * view.cols weights in the calibration, or NULL */
-    char *name;                   /* the tensor's, for messages */
-    bool cached;                  /* worth a place in the tile cache */
-    uint8_t key[KEY_SIZE];        /* SHA-256 over all that decides the bytes, without paths */
-    uint64_t size;                /* packed bytes in all */
-    uint64_t weights;             /* elements in all */
-    uint64_t tile_weights;        /* of every tile but the last */
-    uint32_t tile_size;           /* bytes, likewise */
+    const float *importance; /* view.matrices * view.cols weights in the calibration, or NULL */
+    char *name;              /* the tensor's, for messages */
+    bool cached;             /* worth a place in the tile cache */
+    uint8_t key[KEY_SIZE];   /* SHA-256 over all that decides the bytes, without paths */
+    uint64_t size;           /* packed bytes in all */
+    uint64_t weights;        /* elements in all; in stripes with the rows that pad them */
+    uint64_t tile_weights;   /* of every tile but the last */
+    uint32_t tile_size;      /* bytes, likewise */
     uint64_t tile_count;
     uint64_t part_weights;
     uint32_t input_count;
     struct encoding_input inputs[]; /* one for each of the view's tensors, then for each scale */
 };
 
-/* sources: by a tensor's file number. Takes references on those it needs, on the calibration, into
- * which importance points, and on the factor.
+/* sources: by a tensor's file number. factors: one for each of view->matrices, each NULL where nothing
+ * is known of the inputs of that matrix; NULL: of none. They must be those that the format takes
+ * (format.h); one that takes none does not look at them. Takes references on the sources it needs, on
+ * the calibration, into which importance points, and on the factors.
  * -ENOTSUP where the tensor cannot be packed so (width, element type, a row too long), with a
  * sentence. One reference is the caller's. */
 int encoding_new(const struct format *format, const struct view *view,
                  struct source *const *sources, struct calibration *calibration,
-                 const float *importance, struct factor *factor, struct encoding **out,
+                 const float *importance, struct factor *const *factors, struct encoding **out,
                  struct error *err);
 /* 0 while all sources are what they were, else as source_check. */
 int encoding_check(const struct encoding *e, struct error *err);

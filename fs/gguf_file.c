@@ -4,6 +4,7 @@
 #include "codec/gguf_model.h"
 #include "daemon/build_id.h"
 #include "daemon/log.h"
+#include "fs/column_order.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -221,15 +222,10 @@ static int assign(const struct checkpoint *c, const struct recipe *recipe,
     return 0;
 }
 
-static uint64_t elements(const struct model_tensor *t)
-{
-    return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
-}
-
 static int tensor_size(const struct model_tensor *t, const struct format *f, uint64_t *size,
                        struct error *err)
 {
-    if (t->ne[0] % f->block || !format_bytes(f, elements(t), size))
+    if (!matrices_size(f, t->ne[2] * t->ne[3], t->ne[1], t->ne[0], size))
         return error_set(err, -EINVAL, "tensor %s cannot be packed as %s", t->name, f->title);
     return 0;
 }
@@ -309,7 +305,11 @@ static int add_tensor(const struct checkpoint *c, const struct model_tensor *t,
         if (rc)
             return rc;
         image_add_tensor(image, e);
+        if (f->stripe_bits)
+            rc = column_orders_add(image, &e->stripes, NULL, t->view.matrices, err);
         encoding_unref(e);
+        if (rc)
+            return rc;
     }
     image_add_zeros(image, gguf_pad(image->size) - image->size);
     return 0;
@@ -333,6 +333,11 @@ static int make_image(struct checkpoint *c, struct cache *cache, const struct re
     return rc;
 }
 
+bool gguf_file_offered(const struct checkpoint *c, const struct recipe *recipe)
+{
+    return c->mapped && (!recipe->guided || c->factor_folder);
+}
+
 int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
                   struct image **out, struct error *err)
 {
@@ -340,6 +345,8 @@ int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe
         error_set(err, -ENOTSUP, "%s", c->problem.text);
         return error_prefix(err, -ENOTSUP, "%s", c->name);
     }
+    if (!gguf_file_offered(c, recipe))
+        return error_set(err, -ENOTSUP, "%s: %s needs a calibration", c->name, recipe->name);
     long i = recipe - recipes;
     pthread_mutex_lock(&c->lock);
     int rc = c->images[i] ? 0 : make_image(c, cache, recipe, &c->images[i], err);

@@ -2,6 +2,7 @@
 #include "fs/tensor_file.h"
 
 #include "codec/layer_input.h"
+#include "fs/column_order.h"
 #include "fs/gguf_file.h"
 
 #include <errno.h>
@@ -52,14 +53,9 @@ const char *tensor_form_name(const struct tensor *t, unsigned form)
 uint64_t tensor_form_size(const struct tensor *t, unsigned form)
 {
     uint64_t size;
-    struct spqr_layout layout;
     if (form == FORM_STORED)
         return t->size;
-    const struct format *f = tensor_form_format(form);
-    bool good = f->stripe_bits ? spqr_format_layout(f, t->shape[1], &layout, NULL) == 0 &&
-                                     spqr_size(&layout, t->shape[0], &size, NULL) == 0
-                               : format_bytes(f, t->elements, &size);
-    return good ? size : 0;
+    return matrices_size(tensor_form_format(form), 1, t->shape[0], t->shape[1], &size) ? size : 0;
 }
 
 /* The importance of its columns, which GGUF knows by the tensor's other name. */
@@ -102,24 +98,6 @@ int tensor_factor(const struct checkpoint *c, const struct tensor *t, unsigned f
     return rc == -ENOENT ? 0 : rc;
 }
 
-/* The order of the columns, as it stands behind the last stripe. */
-static int add_order(struct image *image, const struct spqr_layout *l, const struct factor *factor,
-                     struct error *err)
-{
-    struct buffer order = {0};
-    for (size_t i = 0; i < l->columns; i++) {
-        uint32_t column = factor ? factor->order[i] : (uint32_t)i;
-        buffer_add(&order, &column, l->index_size);
-    }
-    struct bytes *bytes = order.failed ? NULL : bytes_new(order.data, order.size);
-    buffer_free(&order);
-    if (!bytes)
-        return error_set(err, -ENOMEM, "out of memory");
-    image_add_bytes(image, bytes, 0, bytes->size);
-    bytes_unref(bytes);
-    return 0;
-}
-
 static int add_packed(const struct checkpoint *c, const struct tensor *t, unsigned form,
                       struct image *image, struct error *err)
 {
@@ -132,11 +110,11 @@ static int add_packed(const struct checkpoint *c, const struct tensor *t, unsign
     rc = rc ? rc : tensor_factor(c, t, form, &factor, err);
     if (rc)
         return rc;
-    rc = encoding_new(f, &view, c->shards, c->calibration, importance, factor, &e, err);
+    rc = encoding_new(f, &view, c->shards, c->calibration, importance, &factor, &e, err);
     if (!rc) {
         image_add_tensor(image, e);
         if (f->stripe_bits)
-            rc = add_order(image, &e->stripes, factor, err);
+            rc = column_orders_add(image, &e->stripes, &factor, 1, err);
         encoding_unref(e);
     }
     factor_unref(factor);

@@ -99,7 +99,8 @@ bool tree_holds_models(uint64_t node)
 
 static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint32_t recipe)
 {
-    return c->mapped && recipe < RECIPE_COUNT && t->options->recipe_mask >> recipe & 1;
+    return recipe < RECIPE_COUNT && t->options->recipe_mask >> recipe & 1 &&
+           gguf_file_offered(c, &recipes[recipe]);
 }
 
 static bool shows_hf(const struct tree *t, const struct checkpoint *c, uint32_t form)

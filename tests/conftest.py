@@ -29,6 +29,8 @@ import models  # noqa: E402 (in the folder named just now)
 
 RECIPES = ("F32 BF16 F16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL "
            "Q3_K_L Q3_K_M Q3_K_S Q2_K").split()
+OWN_RECIPES = ["SPQR4", "SPQR3"]  # which llama.cpp does not have
+GUIDED = [f"{r}-guided" for r in RECIPES if re.match("Q[2-5]_K", r)]  # with a calibration
 
 
 def run(*args, check=True, **kwargs):

@@ -35,6 +35,7 @@ static const struct command commands[] = {
      "  -t, --type RECIPE     Q4_K_M, Q8_0, BF16, ... (quantfs formats lists them)\n"
      "  -o, --output OUT      the file; it is complete or not there\n"
      "      --imatrix FILE    importance matrix\n"
+     "      --calibration DIR what quantfs-run calibrate has written\n"
      "      --allow-requantize  also from a model that is quantized already\n"
      "      --workers N       encoder threads [all cores]\n"
      "      --force           overwrite OUT\n\n"

@@ -1,17 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * This file is compiled once for each instruction set. The 16 rows of a stripe are the lanes:
- * every loop over rows does the same to each, which the compiler turns into vectors by itself.
- *
- * Nearly all time goes into feedback, columns^2 / 2 multiplications for a row. The errors of all
- * columns so far are applied to a group of 16 columns right before it is quantized, one after the
- * other in the order of columns; so the factor is read from front to back, what is added up stays
- * in registers, and a weight comes out the same whatever the width of a vector.
+ * This file is compiled once for each instruction set. The 16 rows of a stripe are the lanes
+ * (feedback_lanes.h).
  */
 #include "codec/spqr/encode.h"
 
+#include "codec/feedback_lanes.h"
 #include "codec/float16.h"
-#include "codec/spqr/prepare.h"
 
 #include <math.h>
 #include <string.h>
@@ -23,10 +18,9 @@ spqr_encode_fn ENCODE;
 #define ENCODE spqr_encode
 #endif
 
-enum { ROWS = SPQR_ROWS, GROUP = SPQR_GROUP, PASSES = 2 };
+_Static_assert((int)ROWS == SPQR_ROWS && (int)GROUP == SPQR_GROUP, "a stripe is what feedback takes");
 
-/* A group's columns of a stripe, or a number for each of its weights. */
-typedef float tile[GROUP][ROWS];
+enum { PASSES = 2 };
 
 /* A stripe in the making. */
 struct encoder {
@@ -285,13 +279,7 @@ static void load_group(const struct encoder *e, size_t first, tile w)
 /* The panel of the factor that belongs to these columns; NULL without one. */
 static const float *panel_of(const struct encoder *e, size_t first)
 {
-    return e->factor && first < e->columns ? e->factor + spqr_factor_size(first) : NULL;
-}
-
-static void load_diagonal(const float *panel, size_t first, float diagonal[GROUP])
-{
-    for (size_t c = 0; c < GROUP; c++)
-        diagonal[c] = panel ? panel[(first + c) * GROUP + c] : 1;
+    return e->factor && first < e->columns ? panel_at(e->factor, first) : NULL;
 }
 
 /* Where padding lies nothing is gained. */
@@ -307,46 +295,6 @@ static void find_gains(const struct encoder *e, const tile w, const float diagon
     leave_one_out(e, w, diagonal, e->gains + first);
     for (size_t c = first; c < first + GROUP; c++)
         clear_padding(e, c, e->gains[c]);
-}
-
-/* As many rows as a vector has, and how many of them and of columns are summed at once. */
-#if defined ISA_AVX512
-enum { LANES = 16, VECTORS = 1, AT_ONCE = 16 };
-#elif defined ISA_AVX2
-enum { LANES = 8, VECTORS = 2, AT_ONCE = 4 };
-#else
-enum { LANES = 4, VECTORS = 2, AT_ONCE = 4 };
-#endif
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
-
-/* Some columns and rows of a group: the errors of `count` earlier columns. */
-static inline __attribute__((always_inline)) void
-apply_errors(const float *errors, const float *panel, size_t count, float *w)
-{
-    lanes sum[AT_ONCE][VECTORS];
-    for (int c = 0; c < AT_ONCE; c++)
-        for (int v = 0; v < VECTORS; v++)
-            sum[c][v] = *(lanes *)(w + c * ROWS + v * LANES);
-    for (size_t k = 0; k < count; k++, errors += ROWS, panel += GROUP)
-#pragma GCC unroll 16
-        for (int c = 0; c < AT_ONCE; c++)
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++)
-                sum[c][v] -= *(const lanes *)(errors + v * LANES) * panel[c];
-    for (int c = 0; c < AT_ONCE; c++)
-        for (int v = 0; v < VECTORS; v++)
-            *(lanes *)(w + c * ROWS + v * LANES) = sum[c][v];
-}
-
-/* All earlier columns; so many at a time as the first cache has room for. */
-static void feed_back(const float (*errors)[ROWS], const float *panel, size_t count, tile w)
-{
-    enum { CHUNK = 64 };
-    for (size_t k = 0; k < count; k += CHUNK, errors += CHUNK, panel += CHUNK * GROUP)
-        for (int c = 0; c < GROUP; c += AT_ONCE)
-            for (int r = 0; r < ROWS; r += LANES * VECTORS)
-                apply_errors(errors[0] + r, panel + c, count - k < CHUNK ? count - k : CHUNK,
-                             w[c] + r);
 }
 
 /* The rows whose gain is above a threshold, as bits. */
@@ -474,11 +422,8 @@ static void encode_group(const struct encoder *e, size_t first, struct choice *c
     fit_group(e, (const float(*)[ROWS])w, first, choice, &fit);
     for (size_t c = 0; c < GROUP; c++) {
         quantize_column(e, &fit, first + c, w[c], diagonal[c], choice->left_out[c], choice);
-        for (size_t later = c + 1; panel && later < GROUP; later++) {
-            float factor = panel[(first + c) * GROUP + later];
-            for (int r = 0; r < ROWS; r++)
-                w[later][r] -= e->errors[first + c][r] * factor;
-        }
+        if (panel)
+            feed_forward(e->errors[first + c], panel, first, c, w);
     }
 }
 

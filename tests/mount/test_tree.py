@@ -15,7 +15,7 @@ import pytest
 
 import models
 import reference
-from conftest import DATA, QUANTFS, RECIPES, run
+from conftest import DATA, OWN_RECIPES, QUANTFS, RECIPES, run
 
 MODELS = ("demo-llama", "demo-qwen2")
 BLOCKS = {"f32": 1, "f16": 1, "bf16": 1, "q8_0": 32, "q6_k": 256, "q5_k": 256, "q5_1": 32,
@@ -53,7 +53,8 @@ def test_a_mount_shows_four_views_of_every_model(mount):
     assert sorted(os.listdir(mnt.point)) == sorted(MODELS)
     for model in MODELS:
         assert sorted(os.listdir(mnt / model)) == ["gguf", "hf", "original", "tensors"]
-        assert set(os.listdir(mnt / model / "gguf")) == {f"{model}-{r}.gguf" for r in RECIPES}
+        assert set(os.listdir(mnt / model / "gguf")) == {f"{model}-{r}.gguf"
+                                                         for r in RECIPES + OWN_RECIPES}
         assert everything(mnt / model / "original") == everything(DATA / model)
         entries = entries_of(DATA / model)
         assert set(os.listdir(mnt / model / "tensors")) == set(entries)
