@@ -390,10 +390,9 @@ static bool take(void *context, int c, const char *argument)
 /* Whether what a format is packed with is made. */
 static bool has_factor(const struct hessians *h, const struct format *f)
 {
-    struct factor_kind kind;
-    bool has = !packing_kind(f, &kind);
+    bool has = f->damping == 0;
     for (size_t k = 0; !has && k < h->kind_count; k++)
-        has = h->kinds[k].damping == kind.damping && h->kinds[k].natural == kind.natural;
+        has = h->kinds[k].damping == f->damping && h->kinds[k].natural == f->natural;
     return has;
 }
 
@@ -442,7 +441,9 @@ int run_calibrate(const struct command *self, int argc, char **argv)
     if (j.sequential && j.layers)
         return command_usage(self, "--sequential goes through all layers");
     if (j.sequential && !has_factor(&j.hessians, j.sequential))
-        return command_usage(self, "%s takes factors with another damping", j.sequential->name);
+        return command_usage(self, "%s takes factors of damping %g%s", j.sequential->name,
+                             (double)j.sequential->damping,
+                             j.sequential->natural ? ", and --natural" : "");
     j.model = argv[optind];
     if (snprintf(j.matrix, sizeof j.matrix, "%s/imatrix.gguf", j.folder) >= (int)sizeof j.matrix)
         return command_fail("%s: %s", j.folder, strerror(ENAMETOOLONG));

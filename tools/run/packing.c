@@ -1,24 +1,32 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/run/packing.h"
 
+#include "codec/gptq/format.h"
+#include "codec/guided.h"
 #include "daemon/encoding.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
+#include <strings.h>
 
 const struct format *packing_format(const char *name)
 {
-    const struct format *f = format_by_name(name);
-    return f ? f : spqr_format_by_name(name);
-}
-
-bool packing_kind(const struct format *f, struct factor_kind *kind)
-{
-    *kind = (struct factor_kind){.damping = 1};
-    return f->stripe_bits != 0;
+    static const struct {
+        const struct format *formats;
+        size_t count;
+    } tables[] = {
+        {formats,        FORMAT_COUNT       },
+        {spqr_formats,   SPQR_FORMAT_COUNT  },
+        {guided_formats, GUIDED_FORMAT_COUNT},
+        {gptq_formats,   GPTQ_FORMAT_COUNT  },
+    };
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        for (size_t f = 0; f < tables[i].count; f++)
+            if (strcasecmp(name, tables[i].formats[f].name) == 0)
+                return &tables[i].formats[f];
+    return NULL;
 }
 
 /* ---- a tile ---- */
@@ -33,17 +41,21 @@ struct tile {
     struct error *err;
 };
 
-/* A stripe's columns go back to where they were. */
-static int decode_stripe(const struct encoding *e, const uint8_t *bytes, size_t rows, float *out,
+/* A stripe's columns go back to where they were; rows that pad it go nowhere. */
+static int decode_stripe(const struct encoding *e, const uint8_t *bytes, uint64_t first, float *out,
                          struct error *err)
 {
     size_t cols = (size_t)e->view.cols;
+    uint64_t left = e->view.rows - first;
+    size_t rows = left < SPQR_ROWS ? (size_t)left : SPQR_ROWS;
+    const struct factor *factor = e->factors[0];
     float *permuted = calloc(SPQR_ROWS * cols, sizeof *permuted);
     int rc = permuted ? spqr_decode(&e->stripes, bytes, e->stripes.stripe_size, permuted, err)
                       : error_set(err, -ENOMEM, "out of memory");
+    out += first * cols;
     for (size_t r = 0; !rc && r < rows; r++)
         for (size_t c = 0; c < cols; c++)
-            out[r * cols + (e->factor ? e->factor->order[c] : c)] = permuted[r * cols + c];
+            out[r * cols + factor->order[c]] = permuted[r * cols + c];
     free(permuted);
     return rc;
 }
@@ -54,12 +66,12 @@ static int decode_part(const struct tile *t, uint32_t part, struct error *err)
     const struct format *f = e->format;
     uint64_t start = part * e->part_weights;
     uint64_t left = encoding_tile_weights(e, t->index) - start;
-    size_t n = (size_t)(left < e->part_weights ? left : e->part_weights);
-    float *out = t->out + t->index * e->tile_weights + start;
+    uint64_t n = left < e->part_weights ? left : e->part_weights;
+    uint64_t first = t->index * e->tile_weights + start;
     if (f->stripe_bits)
-        return decode_stripe(e, t->bytes + part * e->stripes.stripe_size,
-                             n / (size_t)e->view.cols, out, err);
-    t->packing->isa->decode[f - formats](t->bytes + start / f->block * f->block_size, n, out);
+        return decode_stripe(e, t->bytes + part * e->stripes.stripe_size, first / e->view.cols,
+                             t->out, err);
+    f->decode(t->bytes + start / f->block * f->block_size, (size_t)n, t->out + first);
     return 0;
 }
 
@@ -111,8 +123,8 @@ static int encode(const struct packing *p, const struct subject *s, struct held 
 {
     struct encoding *e;
     float *values;
-    int rc = encoding_new(p->format, &s->view, &h->weights->file, NULL, s->importance, s->factor, &e,
-                          err);
+    int rc = encoding_new(p->format, &s->view, &h->weights->file, NULL, s->importance, &s->factor,
+                          &e, err);
     if (rc)
         return rc;
     rc = held_replace(h, m, &values, err);
@@ -133,12 +145,12 @@ static const struct tensor *tensor_of(const struct weights *w, const struct weig
 static int take_factor(const struct packing *p, struct factor_set *set, struct subject *s,
                        struct error *err)
 {
-    struct factor_kind kind;
+    const struct factor_kind kind = {p->format->damping, p->format->natural};
     struct factor *before = s->factor;
     char path[PATH_MAX];
     s->factor = NULL;
     int rc = 0;
-    if (packing_kind(p->format, &kind)) {
+    if (kind.damping > 0) {
         rc = factor_path(p->folder, p->facts, &s->input, kind, path, err);
         rc = rc ? rc : factor_open(set, path, s->view.cols, &s->factor, err);
     }

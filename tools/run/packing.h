@@ -22,11 +22,8 @@ struct packing {
     const struct importance *importance;
 };
 
-/* A format by name, of those that can be packed. NULL: there is none. */
+/* A format by name, of those that tensors can be packed in. NULL: there is none. */
 const struct format *packing_format(const char *name);
-
-/* The factor that a format takes; false where it takes none. */
-bool packing_kind(const struct format *f, struct factor_kind *kind);
 
 /* Puts what is left in place of the layer's matrices; routers stay as they are. -ENOTSUP where a
  * matrix cannot be packed so, -ENOENT where its factor is missing, else -errno; with a sentence. */
