@@ -324,6 +324,127 @@ def test_a_run_that_is_killed_is_gone_on_with(file, whole, tmp_path):
     assert contents(tmp_path) == contents(whole)
 
 
+# ---- layers that see the others packed ----
+
+def sums(folder):
+    """All that a calibration says of the inputs, without what it is from."""
+    found = {p.name: Calibrated(p).matrix for p in folder.glob("blk.*")}
+    return {name: m.tobytes() for name, m in found.items()} | {
+        "imatrix": (folder / "imatrix.gguf").read_bytes()}
+
+
+def layer_of(name):
+    return int(name.split(".")[1])
+
+
+def sequential(file, folder, name, *args):
+    told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", folder, "--keep-hessian", "--sequential",
+                name, *args, file)
+    assert json.loads((folder / "calibration.json").read_text())["sequential"] == name
+    return told
+
+
+@pytest.mark.parametrize("name", ["f32", "bf16"])
+def test_what_loses_nothing_changes_nothing(file, whole, tmp_path, name):
+    sequential(file, tmp_path, name)
+    assert sums(tmp_path) == sums(whole)
+
+
+@pytest.fixture(scope="module")
+def spqr(file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibration") / "spqr"
+    assert sequential(file, folder, "spqr3")["layers_done"] == LAYERS
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
+    return folder
+
+
+@pytest.mark.parametrize("name, args", [
+    ("spqr3", ()), ("q4_k-guided", ()), ("gptq4-g128", ()), ("gptq4-g128-natural", ("--natural",))])
+def test_later_layers_see_those_before_packed(file, whole, tmp_path, name, args):
+    """The first one has none before it. What others see is near to what it was."""
+    sequential(file, tmp_path, name, *args)
+    for path in whole.glob("blk.*"):
+        plain, ours = Calibrated(path), Calibrated(tmp_path / path.name)
+        if plain.layer == 0:
+            assert (ours.matrix == plain.matrix).all()
+        elif plain.kind == 2:
+            change = np.linalg.norm(ours.matrix - plain.matrix) / np.linalg.norm(plain.matrix)
+            assert 0.001 < change < 0.1
+
+
+def decoded(path):
+    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type)
+            for t in gguf.GGUFReader(path).tensors}
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q4_0"])
+def test_what_is_seen_is_what_a_mount_packs(tmp_path, name):
+    """A model whose first layer is replaced by hand, with the importance that was found."""
+    path, packed, folder = tmp_path / "m.gguf", tmp_path / "packed.gguf", tmp_path / "sequential"
+    run("convert", DATA / "demo-llama", "-t", "F32", "-o", path)
+    sequential(path, folder, name)
+    packed.write_bytes(convert(DATA / "demo-llama", name.upper(), "--imatrix",
+                               folder / "imatrix.gguf"))
+    values = decoded(packed)
+    data = bytearray(path.read_bytes())
+    for tensor in gguf.GGUFReader(path).tensors:
+        if re.fullmatch(r"blk\.0\.(attn|ffn)_(?!norm).*", tensor.name):
+            new = values[tensor.name].astype("<f4").tobytes()
+            data[tensor.data_offset:tensor.data_offset + len(new)] = new
+    path.write_bytes(data)
+    done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path / "plain", "--keep-hessian", path)
+    ours, wanted = sums(folder), sums(tmp_path / "plain")
+    compared = [n for n in wanted if n.startswith("blk.1.")]
+    assert len(compared) == len(INPUTS) * 3
+    assert all(ours[n] == wanted[n] for n in compared)
+
+
+def test_sequential_is_gone_on_with(file, spqr, tmp_path):
+    """Killed, then with files lost, then with nothing to do."""
+    args = ("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", "--sequential",
+            "spqr3", file)
+    with subprocess.Popen([RUN, "calibrate", "-q", *map(str, args)]) as child:
+        wait_until(lambda: (tmp_path / "blk.1.ffn_down.hessian").exists(), seconds=60)
+        child.kill()
+    there = contents(tmp_path)
+    assert there.items() <= contents(spqr).items() and len(there) < len(contents(spqr))
+    assert done(*args)["layers_done"] >= 1
+    assert contents(tmp_path) == contents(spqr)
+    for lost in ("blk.2.ffn_down.damp1.factor", "imatrix.gguf"):
+        (tmp_path / lost).unlink()
+        assert done(*args)["text_passes"] == 1
+        assert contents(tmp_path) == contents(spqr)
+    assert done(*args)["text_passes"] == 0
+
+
+def test_sequential_holds_one_layer(tmp_path):
+    """A model that is larger than the memory that it may take."""
+    models.make(tmp_path / "m", hidden=512, layers=24, ffn=1024)
+    run("convert", tmp_path / "m", "-t", "F32", "-o", tmp_path / "m.gguf")
+    assert (tmp_path / "m.gguf").stat().st_size > 200 << 20
+    told = done("-f", TEXT, "-n", 512, "-o", tmp_path / "out", "--percdamp", 1, "--sequential",
+                "spqr4", "--ram", "100M", tmp_path / "m.gguf")
+    assert told["layers_done"] == 24
+    message = refused("-f", TEXT, "-n", 512, "-o", tmp_path / "out", "--sequential", "spqr4", "--ram",
+                      "20M", tmp_path / "m.gguf")
+    assert "20.0 MiB of memory are not enough" in message
+
+
+def test_sequential_with_experts(tmp_path):
+    path = tmp_path / "model.gguf"
+    run("convert", architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1"), "-t", "F32", "-o", path)
+    for folder, args in (("plain", ()), ("f32", ("--sequential", "f32"))):
+        done("-f", TEXT, "-c", 64, "-n", 1280, "-o", tmp_path / folder, *args, path)
+    assert sums(tmp_path / "f32") == sums(tmp_path / "plain")
+
+
+def test_another_format_is_another_calibration(file, whole, spqr):
+    for folder, args in ((whole, ("--sequential", "spqr3")), (spqr, ("--sequential", "spqr4")),
+                         (spqr, ())):
+        message = refused("-f", TEXT, "-n", SOME * CONTEXT, "-o", folder, *args, file)
+        assert "calibration.json is of another" in message
+
+
 def test_another_text_or_model_is_refused(file, whole, tmp_path):
     other = tmp_path / "other.gguf"
     other.write_bytes(file.read_bytes())
@@ -398,6 +519,9 @@ def test_what_cannot_be_done_is_named(file, tmp_path):
         ["--layers", "2-1"], ["--layers", "a"], ["--layers", "1-"], ["--layers", "-1"],
         ["--percdamp", "0"], ["--percdamp", "1,1.0"], ["--percdamp", "1,"], ["--percdamp", "nan"],
         ["--percdamp", "1,2,3,4,5,6,7,8,9"], ["--imatrix-only", "--keep-hessian"],
-        ["--imatrix-only", "--layers", "1"], ["--imatrix-only", "--natural"]))])
+        ["--imatrix-only", "--layers", "1"], ["--imatrix-only", "--natural"],
+        ["--sequential", "q9"], ["--sequential", "spqr3", "--layers", "0-1"],
+        ["--sequential", "spqr3", "--percdamp", "0.1"], ["--sequential", "spqr3", "--imatrix-only"],
+        ["--sequential", "gptq4-g128-natural"]))])
 def test_wrong_command_lines_are_refused(args):
     assert "usage: quantfs-run calibrate" in refused(*args, status=1)
