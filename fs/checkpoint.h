@@ -61,6 +61,8 @@ struct checkpoint {
     struct calibration *calibration;
     char *factor_folder;       /* of its calibration; NULL: none */
     struct factor_set *factors;
+    struct calibration *own_imatrix;   /* in that folder; NULL: none */
+    struct error own_imatrix_problem;  /* why it cannot be used; "" if it can */
     bool miscalibrated;        /* an importance matrix is given but unusable: nothing quantized */
     int64_t mtime_ns;          /* of the newest file */
     mode_t mode;               /* permissions to read that all weight files give */

@@ -5,6 +5,7 @@
 #include "daemon/build_id.h"
 #include "daemon/log.h"
 #include "fs/column_order.h"
+#include "fs/guidance.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -182,27 +183,6 @@ static int make_keys(struct checkpoint *c, struct cache *cache, struct error *er
 
 /* ---- a recipe's image ---- */
 
-int gguf_importance(const struct checkpoint *c, const struct model_tensor *t,
-                    const float **importance, struct error *err)
-{
-    *importance = NULL;
-    if (!c->calibration)
-        return 0;
-    const struct imatrix_entry *e = imatrix_find(&c->calibration->imatrix, t->name);
-    if (!e)
-        return 0;
-    if (e->count != t->ne[0] * t->ne[2]) {
-        /* An embedding's entry of another size is passed over, as upstream does. */
-        if (strcmp(t->name, "token_embd.weight") == 0)
-            return 0;
-        return error_set(err, -EINVAL,
-                         "importance matrix %s: the entry of %s has %zu values, not %" PRIu64,
-                         c->calibration->name, t->name, e->count, t->ne[0] * t->ne[2]);
-    }
-    *importance = e->weights;
-    return 0;
-}
-
 /* The format of every tensor under a recipe; out has room for all. */
 static int assign(const struct checkpoint *c, const struct recipe *recipe,
                   const struct format **out, struct error *err)
@@ -298,10 +278,10 @@ static int add_tensor(const struct checkpoint *c, const struct model_tensor *t,
         struct encoding *e;
         const float *importance = NULL;
         if (f != t->stored)
-            rc = gguf_importance(c, t, &importance, err);
+            rc = guidance_importance(c, t, f, &importance, err);
         if (!rc)
-            rc = encoding_new(f, &t->view, c->shards, c->calibration, importance, NULL, &e,
-                              err);
+            rc = encoding_new(f, &t->view, c->shards, guidance_calibration(c, f), importance, NULL,
+                              &e, err);
         if (rc)
             return rc;
         image_add_tensor(image, e);

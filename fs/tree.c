@@ -105,7 +105,7 @@ static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint3
 
 static bool shows_hf(const struct tree *t, const struct checkpoint *c, uint32_t form)
 {
-    return form < HF_FORM_COUNT && t->options->format_mask >> hf_forms[form].format & 1 &&
+    return form < HF_FORM_COUNT && t->options->form_mask >> form_of(&formats[hf_forms[form].format]) & 1 &&
            hf_offered(c);
 }
 
@@ -113,7 +113,7 @@ static bool shows_form(const struct tree *t, const struct checkpoint *c, const s
                        uint32_t form)
 {
     return form < FORM_COUNT && tensor_has_form(c, tensor, form) &&
-           (form == FORM_STORED || t->options->format_mask >> (form - 1) & 1);
+           (form == FORM_STORED || t->options->form_mask >> form & 1);
 }
 
 static bool shows_tensors(const struct tree *t, const struct checkpoint *c)
@@ -659,12 +659,12 @@ static int original_file(const struct checkpoint *c, const struct checkpoint_fil
     return error_set(err, -ENOMEM, "out of memory");
 }
 
-/* Once, that SpQR is made without what it is made for. */
+/* Once, that a form is made without what it is made for. */
 static void tell_uncalibrated(struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
                               unsigned form, const char *path)
 {
     struct factor *factor;
-    if (!tensor_form_is_spqr(form) || t->told_uncalibrated ||
+    if (!tensor_form_is_calibrated(form) || t->told_uncalibrated ||
         tensor_factor(c, tensor, form, &factor, NULL))
         return;
     if (!factor && !atomic_exchange(&t->told_uncalibrated, true))
@@ -810,7 +810,7 @@ static const char *calibration_of(const struct checkpoint *c, const struct tenso
                                   char out[2 * FACTOR_DIGEST + 1])
 {
     struct factor *factor;
-    if (!tensor_form_is_spqr(form) || tensor_factor(c, t, form, &factor, NULL))
+    if (!tensor_form_is_calibrated(form) || tensor_factor(c, t, form, &factor, NULL))
         return NULL;
     strcpy(out, "none");
     for (int i = 0; factor && i < FACTOR_DIGEST; i++)
@@ -844,9 +844,9 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
         out[XATTR_SOURCE] = c->files[n.item].path;
     else if (n.kind == RECIPE || n.kind == HF_FILE || n.kind == MODEL)
         out[XATTR_SOURCE] = *c->path ? c->path : ".";
-    if (tensor && tensor_form_is_spqr(n.form))
+    if (tensor && tensor_form_is_calibrated(n.form))
         out[XATTR_CALIBRATION] = calibration_of(c, tensor, n.form, digest);
-    else if (n.kind == RECIPE || (tensor && n.form != FORM_STORED))
+    if (n.kind == RECIPE || (tensor && n.form != FORM_STORED && form_format(n.form)->encode))
         out[XATTR_REFERENCE] = "llama.cpp " QUANTFS_REFERENCE;
 }
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/spqr/format.h"
 
-#include <strings.h>
-
 const struct format spqr_formats[SPQR_FORMAT_COUNT] = {
 #define ROW(digit)                                                                                 \
     {                                                                                              \
@@ -12,14 +10,6 @@ const struct format spqr_formats[SPQR_FORMAT_COUNT] = {
     ROW(4), ROW(3), ROW(2)
 #undef ROW
 };
-
-const struct format *spqr_format_by_name(const char *name)
-{
-    for (int i = 0; i < SPQR_FORMAT_COUNT; i++)
-        if (strcasecmp(name, spqr_formats[i].name) == 0)
-            return &spqr_formats[i];
-    return NULL;
-}
 
 int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_layout *out,
                        struct error *err)

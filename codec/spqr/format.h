@@ -22,9 +22,6 @@ extern const struct format spqr_formats[SPQR_FORMAT_COUNT];
 /* Of each weight so many are outliers: one in a hundred. */
 #define SPQR_BUDGET 0.01
 
-/* By name ("spqr3"), any case; NULL if there is none. */
-const struct format *spqr_format_by_name(const char *name);
-
 /* The layout of matrices that wide. Errors as of spqr_layout. */
 int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_layout *out,
                        struct error *err);

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/guidance.h"
+
+#include "codec/layer_input.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+struct calibration *guidance_calibration(const struct checkpoint *c, const struct format *f)
+{
+    return f->damping > 0 ? c->own_imatrix : c->calibration;
+}
+
+int guidance_importance(const struct checkpoint *c, const struct model_tensor *t,
+                        const struct format *f, const float **importance, struct error *err)
+{
+    struct calibration *from = guidance_calibration(c, f);
+    *importance = NULL;
+    if (f->damping > 0 && !f->importance)
+        return 0;
+    if (f->damping > 0 && *c->own_imatrix_problem.text)
+        return error_set(err, -EINVAL, "%s", c->own_imatrix_problem.text);
+    const struct imatrix_entry *e = from ? imatrix_find(&from->imatrix, t->name) : NULL;
+    if (!e)
+        return 0;
+    if (e->count != t->ne[0] * t->ne[2]) {
+        /* An embedding's entry of another size is passed over, as upstream does. */
+        if (strcmp(t->name, "token_embd.weight") == 0)
+            return 0;
+        return error_set(err, -EINVAL,
+                         "importance matrix %s: the entry of %s has %zu values, not %" PRIu64,
+                         from->name, t->name, e->count, t->ne[0] * t->ne[2]);
+    }
+    *importance = e->weights;
+    return 0;
+}
+
+bool guidance_knows(const struct checkpoint *c, const struct model_tensor *t)
+{
+    struct layer_input_id id;
+    return c->factor_folder && layer_input_of(t->name, &id);
+}
+
+static int open_factor(const struct checkpoint *c, const struct layer_input_id *id, uint64_t expert,
+                       const struct format *f, uint64_t columns, struct factor **out,
+                       struct error *err)
+{
+    char path[PATH_MAX], name[64];
+    factor_file_name(id, expert, f->damping, f->natural, name, sizeof name);
+    int n = snprintf(path, sizeof path, "%s/%s", c->factor_folder, name);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return error_set(err, -ENAMETOOLONG, "%s: the name is too long", c->factor_folder);
+    int rc = factor_open(c->factors, path, columns, out, err);
+    return rc == -ENOENT ? 0 : rc;
+}
+
+int guidance_factors(const struct checkpoint *c, const struct model_tensor *t, uint64_t first,
+                     uint64_t count, const struct format *f, struct factor **out,
+                     struct error *err)
+{
+    struct layer_input_id id;
+    int rc = 0;
+    memset(out, 0, count * sizeof *out);
+    if (f->damping == 0 || !c->factor_folder || !layer_input_of(t->name, &id))
+        return 0;
+    for (uint64_t i = 0; !rc && i < count; i++)
+        rc = open_factor(c, &id, first + i, f, t->ne[0], &out[i], err);
+    for (uint64_t i = 0; rc && i < count; i++) {
+        factor_unref(out[i]);
+        out[i] = NULL;
+    }
+    return rc;
+}
