@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 
@@ -13,6 +14,7 @@ import gguf
 import models
 import numpy as np
 import pytest
+import stores
 
 from calibration import Calibrated
 from conftest import DATA, QUANTFS, convert, run, wait_until
@@ -436,6 +438,71 @@ def test_sequential_with_experts(tmp_path):
     for folder, args in (("plain", ()), ("f32", ("--sequential", "f32"))):
         done("-f", TEXT, "-c", 64, "-n", 1280, "-o", tmp_path / folder, *args, path)
     assert sums(tmp_path / "f32") == sums(tmp_path / "plain")
+
+
+# ---- from a checkpoint ----
+
+@pytest.fixture
+def private(tmp_path_factory, monkeypatch):
+    """Where private mounts go."""
+    folder = tmp_path_factory.mktemp("private")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def mounts_in(folder):
+    with open("/proc/mounts", encoding="utf-8") as mounts:
+        return [line for line in mounts if f" {folder}/" in line]
+
+
+def is_tidy(folder):
+    return not mounts_in(folder) and not os.listdir(folder)
+
+
+def test_calibration_of_a_checkpoint(whole, private, tmp_path):
+    """That of its BF16 file. The next run has the same file, though it is another mount's."""
+    args = ("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path / "out", "--keep-hessian", "--json")
+    for passes in (1, 0):
+        child = run("calibrate", DATA / "demo-llama", *args)
+        assert json.loads(child.stdout)["text_passes"] == passes
+        assert is_tidy(private)
+    assert sums(tmp_path / "out") == sums(whole)
+
+
+def test_calibration_of_a_model_in_a_store(private, tmp_path):
+    """By the name that it has there, which is none of a folder."""
+    stores.hub(tmp_path / "hub", "acme/m", "0" * 40, DATA / "demo-llama", main=True)
+    run("calibrate", tmp_path / "hub" / "acme" / "m", "-q", "-f", TEXT, "-n", CONTEXT, "-o", tmp_path / "out",
+        "--imatrix-only")
+    assert (tmp_path / "out" / "imatrix.gguf").exists() and is_tidy(private)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_private_mount_ends_with_the_run(private, tmp_path, number):
+    folder = tmp_path / "out"
+    with subprocess.Popen([QUANTFS, "calibrate", DATA / "demo-llama", "-q", "-f", TEXT, "-o",
+                           folder]) as child:
+        wait_until(lambda: (folder / "calibration.json").exists())
+        assert mounts_in(private)
+        child.send_signal(number)
+        assert child.wait(timeout=60) == 2
+    assert is_tidy(private)
+    assert not (folder / "blk.3.ffn_down.damp0.1.factor").exists()
+
+
+def test_what_cannot_be_calibrated_is_named(private, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for args, status, reason in (
+            ((tmp_path / "none",), 2, "none: it is not a model"),
+            ((tmp_path / "no" / "such" / "model",), 2, "model: No such file"),
+            ((tmp_path / "empty",), 2, "empty: it is not a model"),
+            ((DATA,), 2, "it is not a model"),
+            ((DATA / "demo-llama", "-f", TEXT, "-o", tmp_path / "no" / "where"), 2, "No such file"),
+            ((DATA / "demo-llama", "-f", TEXT), 1, "usage: quantfs-run calibrate"),
+            (("-f", TEXT), 1, "a model is needed"), ((), 1, "a model is needed")):
+        child = run("calibrate", *args, check=False)
+        assert child.returncode == status and reason in child.stderr, args
+        assert is_tidy(private)
 
 
 def test_another_format_is_another_calibration(file, whole, spqr):

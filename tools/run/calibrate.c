@@ -29,8 +29,8 @@ enum { DEFAULT_CONTEXT = 512 };
 
 struct job {
     const char *model, *text, *folder;
-    char matrix[PATH_MAX]; /* the importance matrix */
-    uint64_t tokens;       /* 0: all */
+    char matrix[PATH_MAX];           /* the importance matrix */
+    uint64_t tokens;                 /* 0: all */
     const struct format *sequential; /* NULL: layers see those before them as they are */
     bool natural, keep_hessian, imatrix_only, layers, hessian_options;
     struct hessians hessians;
@@ -185,10 +185,9 @@ static int announce(const struct run *r, bool told, struct error *err)
                 "# text: %" PRIu32 " chunks, read %" PRIu32 " times; %" PRIu32
                 " layers to do, %" PRIu32 " at once\n# disk: %s are needed, %s are free\n",
                 r->chunks, r->passes, h->todo_count, h->at_once, needed, room);
-    return needs <= available
-               ? 0
-               : error_set(err, -ENOSPC, "%s: %s are needed, and %s are free", h->folder, needed,
-                           room);
+    return needs <= available ? 0
+                              : error_set(err, -ENOSPC, "%s: %s are needed, and %s are free",
+                                          h->folder, needed, room);
 }
 
 /* Layer by layer. What is there already is run again, too: the layers behind it need it, and so does
@@ -427,7 +426,8 @@ int run_calibrate(const struct command *self, int argc, char **argv)
         RUN_OPTIONS_LONG
     };
     struct job j = {
-        .hessians = {.kinds = {{.damping = 1}, {.damping = 0.1f}}, .kind_count = 2, .end = UINT32_MAX}
+        .hessians = {
+                     .kinds = {{.damping = 1}, {.damping = 0.1f}}, .kind_count = 2, .end = UINT32_MAX}
     };
     int status =
         command_options(self, argc, argv, "f:o:n:" RUN_OPTIONS_SHORT, long_options, take, &j);

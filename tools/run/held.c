@@ -71,7 +71,8 @@ static int load(struct held *h, struct held_matrix *m, struct error *err)
 {
     const struct weight *s = m->stored;
     int rc = allocate(h, m, s->format, s->row_size, err);
-    return rc ? rc : source_read(h->weights->file, m->memory, s->offset, s->rows * s->row_size, err);
+    return rc ? rc
+              : source_read(h->weights->file, m->memory, s->offset, s->rows * s->row_size, err);
 }
 
 int held_load(struct held *h, struct run_model *m, uint32_t layer, struct weights *weights,

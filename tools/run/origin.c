@@ -52,7 +52,8 @@ static int compare(const char *path, const char *wanted, struct error *err)
     if (rc)
         return rc;
     if (size != strlen(wanted) || memcmp(there, wanted, size) != 0)
-        rc = error_set(err, -EEXIST, "%s is of another model, text, number of tokens or format", path);
+        rc = error_set(err, -EEXIST, "%s is of another model, text, number of tokens or format",
+                       path);
     free(there);
     return rc;
 }

@@ -14,7 +14,8 @@ enum { ORIGIN_SIZE = 32 };
 
 struct origin {
     uint32_t chunk_size, chunks;
-    const char *sequential; /* the format in which each layer sees those before it; NULL: as they are */
+    const char
+        *sequential; /* the format in which each layer sees those before it; NULL: as they are */
     uint8_t digest[ORIGIN_SIZE];
 };
 
