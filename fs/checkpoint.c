@@ -487,7 +487,7 @@ static void load_own_imatrix(struct checkpoint *c)
     int n = snprintf(path, sizeof path, "%s/imatrix.gguf", c->factor_folder);
     if (n < 0 || (size_t)n >= sizeof path)
         return;
-    if (calibration_load(path, path, &c->own_imatrix, &c->own_imatrix_problem) == -ENOENT)
+    if (calibration_load(path, "imatrix.gguf", &c->own_imatrix, &c->own_imatrix_problem) == -ENOENT)
         c->own_imatrix_problem.text[0] = '\0';
 }
 

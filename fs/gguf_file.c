@@ -4,8 +4,7 @@
 #include "codec/gguf_model.h"
 #include "daemon/build_id.h"
 #include "daemon/log.h"
-#include "fs/column_order.h"
-#include "fs/guidance.h"
+#include "fs/encoded.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -215,7 +214,7 @@ static void put_recipe_keys(const struct checkpoint *c, const struct recipe *rec
 {
     gguf_put_u32(keys, "general.quantization_version", QUANTIZATION_VERSION);
     gguf_put_u32(keys, "general.file_type", recipe->ftype);
-    if (!c->calibration)
+    if (!c->calibration || recipe->guided) /* files are as large as those that are not guided */
         return;
     const struct imatrix *m = &c->calibration->imatrix;
     gguf_put_string_n(keys, "quantize.imatrix.file", c->calibration->name,
@@ -264,35 +263,26 @@ static int add_header(const struct checkpoint *c, const struct recipe *recipe,
     return rc;
 }
 
-static int add_tensor(const struct checkpoint *c, const struct model_tensor *t,
-                      const struct format *f, struct image *image, struct error *err)
+static int add_generated(const struct model_tensor *t, struct image *image, struct error *err)
 {
-    int rc = 0;
-    if (!t->view.tensor) {
-        struct bytes *bytes = bytes_new(t->generated, t->ne[0] * sizeof *t->generated);
-        if (!bytes)
-            return error_set(err, -ENOMEM, "out of memory");
-        image_add_bytes(image, bytes, 0, bytes->size);
-        bytes_unref(bytes);
-    } else {
-        struct encoding *e;
-        const float *importance = NULL;
-        if (f != t->stored)
-            rc = guidance_importance(c, t, f, &importance, err);
-        if (!rc)
-            rc = encoding_new(f, &t->view, c->shards, guidance_calibration(c, f), importance, NULL,
-                              &e, err);
-        if (rc)
-            return rc;
-        image_add_tensor(image, e);
-        if (f->stripe_bits)
-            rc = column_orders_add(image, &e->stripes, NULL, t->view.matrices, err);
-        encoding_unref(e);
-        if (rc)
-            return rc;
-    }
-    image_add_zeros(image, gguf_pad(image->size) - image->size);
+    struct bytes *bytes = bytes_new(t->generated, t->ne[0] * sizeof *t->generated);
+    if (!bytes)
+        return error_set(err, -ENOMEM, "out of memory");
+    image_add_bytes(image, bytes, 0, bytes->size);
+    bytes_unref(bytes);
     return 0;
+}
+
+/* What keeps its type is not weighed. */
+static int add_tensor(const struct checkpoint *c, const struct recipe *recipe,
+                      const struct model_tensor *t, const struct format *f, struct image *image,
+                      struct error *err)
+{
+    struct encoded what = {
+        .view = &t->view, .format = f, .mapped = f == t->stored ? NULL : t, .own = recipe->guided};
+    int rc = t->view.tensor ? encoded_add(c, &what, image, err) : add_generated(t, image, err);
+    image_add_zeros(image, gguf_pad(image->size) - image->size);
+    return rc;
 }
 
 static int make_image(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
@@ -305,7 +295,7 @@ static int make_image(struct checkpoint *c, struct cache *cache, const struct re
     rc = rc ? rc : make_keys(c, cache, err);
     rc = rc ? rc : add_header(c, recipe, formats_of, image, err);
     for (size_t i = 0; !rc && i < c->model.count; i++)
-        rc = add_tensor(c, &c->model.tensors[i], formats_of[i], image, err);
+        rc = add_tensor(c, recipe, &c->model.tensors[i], formats_of[i], image, err);
     free(formats_of);
     rc = image_finish(image, rc, out, err);
     if (!rc)

@@ -9,19 +9,17 @@
 #include <stdio.h>
 #include <string.h>
 
-struct calibration *guidance_calibration(const struct checkpoint *c, const struct format *f)
+struct calibration *guidance_calibration(const struct checkpoint *c, bool own)
 {
-    return f->damping > 0 ? c->own_imatrix : c->calibration;
+    return own ? c->own_imatrix : c->calibration;
 }
 
-int guidance_importance(const struct checkpoint *c, const struct model_tensor *t,
-                        const struct format *f, const float **importance, struct error *err)
+int guidance_importance(const struct checkpoint *c, const struct model_tensor *t, bool own,
+                        const float **importance, struct error *err)
 {
-    struct calibration *from = guidance_calibration(c, f);
+    struct calibration *from = guidance_calibration(c, own);
     *importance = NULL;
-    if (f->damping > 0 && !f->importance)
-        return 0;
-    if (f->damping > 0 && *c->own_imatrix_problem.text)
+    if (own && *c->own_imatrix_problem.text)
         return error_set(err, -EINVAL, "%s", c->own_imatrix_problem.text);
     const struct imatrix_entry *e = from ? imatrix_find(&from->imatrix, t->name) : NULL;
     if (!e)
@@ -32,7 +30,8 @@ int guidance_importance(const struct checkpoint *c, const struct model_tensor *t
             return 0;
         return error_set(err, -EINVAL,
                          "importance matrix %s: the entry of %s has %zu values, not %" PRIu64,
-                         from->name, t->name, e->count, t->ne[0] * t->ne[2]);
+                         own ? c->factor_folder : from->name, t->name, e->count,
+                         t->ne[0] * t->ne[2]);
     }
     *importance = e->weights;
     return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/tensor_file.h"
 
-#include "fs/column_order.h"
+#include "fs/encoded.h"
 #include "fs/guidance.h"
 
 #include <errno.h>
@@ -71,19 +71,6 @@ uint64_t tensor_form_size(const struct tensor *t, unsigned form)
     return matrices_size(form_format(form), 1, t->shape[0], t->shape[1], &size) ? size : 0;
 }
 
-/* The importance of its columns, which GGUF knows by the tensor's other name. */
-static int importance_of(const struct checkpoint *c, const struct tensor *t, const struct format *f,
-                         const float **importance, struct error *err)
-{
-    uint64_t matrix;
-    const struct model_tensor *mapped = find_mapped(c, t, &matrix);
-    *importance = NULL;
-    int rc = mapped ? guidance_importance(c, mapped, f, importance, err) : 0;
-    if (*importance)
-        *importance += matrix * mapped->ne[0];
-    return rc;
-}
-
 bool tensor_form_is_calibrated(unsigned form)
 {
     return form != FORM_STORED && form_format(form)->damping > 0;
@@ -102,23 +89,10 @@ static int add_packed(const struct checkpoint *c, const struct tensor *t, unsign
                       struct image *image, struct error *err)
 {
     const struct format *f = form_format(form);
-    struct encoding *e;
-    struct factor *factor;
     struct view view = view_make(t);
-    const float *importance;
-    int rc = importance_of(c, t, f, &importance, err);
-    rc = rc ? rc : tensor_factor(c, t, form, &factor, err);
-    if (rc)
-        return rc;
-    rc = encoding_new(f, &view, c->shards, guidance_calibration(c, f), importance, &factor, &e, err);
-    if (!rc) {
-        image_add_tensor(image, e);
-        if (f->stripe_bits)
-            rc = column_orders_add(image, &e->stripes, &factor, 1, err);
-        encoding_unref(e);
-    }
-    factor_unref(factor);
-    return rc;
+    struct encoded what = {.view = &view, .format = f, .own = f->damping > 0};
+    what.mapped = find_mapped(c, t, &what.first);
+    return encoded_add(c, &what, image, err);
 }
 
 int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned form,

@@ -5,11 +5,8 @@ know the page of the format, or llama.cpp's own, make of them."""
 import errno
 import json
 import os
-import pathlib
 import shutil
-import subprocess
 
-import architectures
 import gptq
 import gguf
 import models
@@ -18,37 +15,13 @@ import pytest
 import reference
 
 from calibration import Calibrated, write_factor
-from conftest import DATA, QUANTFS, convert, run
+from conftest import DATA, calibrate, convert
 
 GUIDED = ("q5_k", "q4_k", "q3_k", "q2_k")
 INPUTS = {"self_attn.q_proj": "attn_qkv", "self_attn.v_proj": "attn_qkv",
           "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate_up",
           "mlp.down_proj": "ffn_down"}
 UP = "model.layers.0.mlp.up_proj.weight"
-
-
-def calibrate(model, folder, *args):
-    subprocess.run([QUANTFS.parent / "quantfs-run", "calibrate", "-q", "--text",
-                    DATA / "kjv-train.txt", "--keep-hessian", "-o", folder, *map(str, args), model],
-                   check=True, timeout=300)
-    for path in sorted(folder.glob("*.hessian")):
-        hessian = Calibrated(path)
-        write_factor(path.with_suffix(".damp0.1.natural.factor"), hessian, range(hessian.cols), 0.1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """demo-llama as a GGUF file."""
-    path = tmp_path_factory.mktemp("model") / "demo-llama.gguf"
-    path.write_bytes(convert(DATA / "demo-llama", "BF16"))
-    return path
-
-
-@pytest.fixture(scope="module")
-def calibration(model, tmp_path_factory):
-    """Of demo-llama, with Hessians."""
-    return calibrate(model, tmp_path_factory.mktemp("calibration") / "made", "--tokens", 8192)
 
 
 def read_gptq(folder, form, shape):
@@ -297,16 +270,6 @@ def test_a_gguf_file_as_a_source(mount, model, calibration):
 
 
 # ---- experts ----
-
-@pytest.fixture(scope="module")
-def experts(tmp_path_factory):
-    """A model with eight of them, and its calibration."""
-    folder = tmp_path_factory.mktemp("experts")
-    path = architectures.make(folder / "moe", "Mixtral-8x7B-v0.1")
-    run("convert", path, "-t", "F32", "-o", folder / "moe.gguf")
-    calibrate(folder / "moe.gguf", folder / "made", "-c", 64, "-n", 20 * 64)
-    return pathlib.Path(path), folder / "made"
-
 
 def test_each_expert_has_inputs_of_its_own(mount, experts):
     model, calibration = experts
