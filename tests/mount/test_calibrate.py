@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """quantfs-run calibrate: what matters of a model's columns, found by letting it read a text."""
 
+import errno
 import json
 import os
 import re
@@ -14,10 +15,12 @@ import gguf
 import models
 import numpy as np
 import pytest
+import spqr
 import stores
 
 from calibration import Calibrated
 from conftest import DATA, QUANTFS, convert, run, wait_until
+from gguf_header import Header
 
 RUN = QUANTFS.parent / "quantfs-run"
 TEXT = DATA / "kjv-train.txt"
@@ -353,7 +356,7 @@ def test_what_loses_nothing_changes_nothing(file, whole, tmp_path, name):
 
 
 @pytest.fixture(scope="module")
-def spqr(file, tmp_path_factory):
+def spqr3(file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibration") / "spqr"
     assert sequential(file, folder, "spqr3")["layers_done"] == LAYERS
     assert not [name for name in os.listdir(folder) if name.startswith(".")]
@@ -374,24 +377,18 @@ def test_later_layers_see_those_before_packed(file, whole, tmp_path, name, args)
             assert 0.001 < change < 0.1
 
 
-def decoded(path):
-    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type)
-            for t in gguf.GGUFReader(path).tensors}
+def is_matrix_of_first(name):
+    return re.fullmatch(r"blk\.0\.(attn|ffn)_(?!norm).*", name)
 
 
-@pytest.mark.parametrize("name", ["q8_0", "q4_0"])
-def test_what_is_seen_is_what_a_mount_packs(tmp_path, name):
-    """A model whose first layer is replaced by hand, with the importance that was found."""
-    path, packed, folder = tmp_path / "m.gguf", tmp_path / "packed.gguf", tmp_path / "sequential"
-    run("convert", DATA / "demo-llama", "-t", "F32", "-o", path)
-    sequential(path, folder, name)
-    packed.write_bytes(convert(DATA / "demo-llama", name.upper(), "--imatrix",
-                               folder / "imatrix.gguf"))
-    values = decoded(packed)
+def check_second_layer(folder, values, tmp_path):
+    """It has the inputs that a model has whose first layer is replaced by hand."""
+    path = tmp_path / "m.gguf"
     data = bytearray(path.read_bytes())
     for tensor in gguf.GGUFReader(path).tensors:
-        if re.fullmatch(r"blk\.0\.(attn|ffn)_(?!norm).*", tensor.name):
+        if is_matrix_of_first(tensor.name):
             new = values[tensor.name].astype("<f4").tobytes()
+            assert len(new) == tensor.n_bytes
             data[tensor.data_offset:tensor.data_offset + len(new)] = new
     path.write_bytes(data)
     done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path / "plain", "--keep-hessian", path)
@@ -401,7 +398,62 @@ def test_what_is_seen_is_what_a_mount_packs(tmp_path, name):
     assert all(ours[n] == wanted[n] for n in compared)
 
 
-def test_sequential_is_gone_on_with(file, spqr, tmp_path):
+@pytest.mark.parametrize("name", ["q8_0", "q4_0"])
+def test_what_is_seen_is_what_is_converted(tmp_path, name):
+    """With the importance that was found."""
+    packed, folder = tmp_path / "packed.gguf", tmp_path / "sequential"
+    run("convert", DATA / "demo-llama", "-t", "F32", "-o", tmp_path / "m.gguf")
+    sequential(tmp_path / "m.gguf", folder, name)
+    packed.write_bytes(convert(DATA / "demo-llama", name.upper(), "--imatrix",
+                               folder / "imatrix.gguf"))
+    check_second_layer(folder, {t.name: gguf.quants.dequantize(t.data, t.tensor_type)
+                                for t in gguf.GGUFReader(packed).tensors}, tmp_path)
+
+
+def test_what_is_seen_is_what_a_mount_shows(mount, spqr3, tmp_path):
+    """With the factors that were found."""
+    mnt = mount(DATA / "demo-llama", f"calibration={spqr3}")
+    data = (mnt / "demo-llama" / "gguf" / "demo-llama-SPQR3.gguf").read_bytes()
+    values = {}
+    for name, (_, extents, offset) in Header(data).tensors.items():
+        if is_matrix_of_first(name):
+            size = spqr.size(3, *reversed(extents))
+            values[name] = spqr.decode(data[offset:offset + size], 3, *reversed(extents)).weights
+    run("convert", DATA / "demo-llama", "-t", "F32", "-o", tmp_path / "m.gguf")
+    check_second_layer(spqr3, values, tmp_path)
+
+
+def fails(path):
+    with pytest.raises(OSError) as failed:
+        path.read_bytes()
+    return failed.value.errno in (errno.EIO, errno.EINVAL)
+
+
+def test_such_a_calibration_is_for_its_format_alone(mount, spqr3):
+    mnt = mount(DATA / "demo-llama", f"calibration={spqr3}")
+    folder = mnt / "demo-llama" / "tensors" / "model.layers.1.mlp.down_proj.weight"
+    factor = (spqr3 / "blk.1.ffn_down.damp1.factor").read_bytes()
+    assert os.getxattr(folder / "spqr3", "user.quantfs.calibration").decode() == factor[-32:].hex()
+    assert (folder / "spqr3").read_bytes() and (folder / "q4_k").read_bytes()
+    assert (mnt / "demo-llama" / "tensors" / "lm_head.weight" / "spqr4").read_bytes()
+    for form in ("spqr4", "q4_k-guided", "gptq4-g128"):
+        assert fails(folder / form)
+        problem = f"{form}: the calibration in {spqr3} is for spqr3 alone, not for {form}"
+        assert len([line for line in mnt.lines() if problem in line]) == 1
+    assert fails(mnt / "demo-llama" / "gguf" / "demo-llama-SPQR4.gguf")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"sequential": 3}', "\0"])
+def test_what_does_not_say_what_it_is_for_is_for_nothing(mount, spqr3, tmp_path, text):
+    shutil.copytree(spqr3, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "calibration.json").write_text(text)
+    mnt = mount(DATA / "demo-llama", f"calibration={tmp_path}")
+    folder = mnt / "demo-llama" / "tensors" / "model.layers.1.mlp.down_proj.weight"
+    assert fails(folder / "spqr3") and (folder / "q4_k").read_bytes()
+    assert any(f"{tmp_path}/calibration.json: " in line for line in mnt.lines())
+
+
+def test_sequential_is_gone_on_with(file, spqr3, tmp_path):
     """Killed, then with files lost, then with nothing to do."""
     args = ("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", "--sequential",
             "spqr3", file)
@@ -409,13 +461,13 @@ def test_sequential_is_gone_on_with(file, spqr, tmp_path):
         wait_until(lambda: (tmp_path / "blk.1.ffn_down.hessian").exists(), seconds=60)
         child.kill()
     there = contents(tmp_path)
-    assert there.items() <= contents(spqr).items() and len(there) < len(contents(spqr))
+    assert there.items() <= contents(spqr3).items() and len(there) < len(contents(spqr3))
     assert done(*args)["layers_done"] >= 1
-    assert contents(tmp_path) == contents(spqr)
+    assert contents(tmp_path) == contents(spqr3)
     for lost in ("blk.2.ffn_down.damp1.factor", "imatrix.gguf"):
         (tmp_path / lost).unlink()
         assert done(*args)["text_passes"] == 1
-        assert contents(tmp_path) == contents(spqr)
+        assert contents(tmp_path) == contents(spqr3)
     assert done(*args)["text_passes"] == 0
 
 
@@ -505,9 +557,9 @@ def test_what_cannot_be_calibrated_is_named(private, tmp_path):
         assert is_tidy(private)
 
 
-def test_another_format_is_another_calibration(file, whole, spqr):
-    for folder, args in ((whole, ("--sequential", "spqr3")), (spqr, ("--sequential", "spqr4")),
-                         (spqr, ())):
+def test_another_format_is_another_calibration(file, whole, spqr3):
+    for folder, args in ((whole, ("--sequential", "spqr3")), (spqr3, ("--sequential", "spqr4")),
+                         (spqr3, ())):
         message = refused("-f", TEXT, "-n", SOME * CONTEXT, "-o", folder, *args, file)
         assert "calibration.json is of another" in message
 
