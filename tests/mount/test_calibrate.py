@@ -487,9 +487,13 @@ def test_sequential_holds_one_layer(tmp_path):
 def test_sequential_with_experts(tmp_path):
     path = tmp_path / "model.gguf"
     run("convert", architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1"), "-t", "F32", "-o", path)
-    for folder, args in (("plain", ()), ("f32", ("--sequential", "f32"))):
-        done("-f", TEXT, "-c", 64, "-n", 1280, "-o", tmp_path / folder, *args, path)
-    assert sums(tmp_path / "f32") == sums(tmp_path / "plain")
+    for folder, args in (("plain", ()), ("f32", ("--sequential", "f32")),
+                         ("spqr3", ("--sequential", "spqr3"))):
+        done("-f", TEXT, "-c", 64, "-n", 1280, "-o", tmp_path / folder, "--keep-hessian", *args, path)
+    plain, f32, spqr3 = (sums(tmp_path / name) for name in ("plain", "f32", "spqr3"))
+    assert f32 == plain
+    for name in plain.keys() - {"imatrix"}:
+        assert (spqr3[name] == plain[name]) == (layer_of(name) == 0), name
 
 
 # ---- from a checkpoint ----
