@@ -43,6 +43,17 @@ bool guidance_knows(const struct checkpoint *c, const struct model_tensor *t)
     return c->factor_folder && layer_input_of(t->name, &id);
 }
 
+/* A layer's factors are those of inputs that depend on how the layers before it are packed. */
+static int check_sequential(const struct checkpoint *c, const struct format *f, struct error *err)
+{
+    if (*c->sequential_problem.text)
+        return error_set(err, -EINVAL, "%s", c->sequential_problem.text);
+    if (c->sequential && strcmp(c->sequential, f->name) != 0)
+        return error_set(err, -EINVAL, "the calibration in %s is for %.32s alone, not for %s",
+                         c->factor_folder, c->sequential, f->name);
+    return 0;
+}
+
 static int open_factor(const struct checkpoint *c, const struct layer_input_id *id, uint64_t expert,
                        const struct format *f, uint64_t columns, struct factor **out,
                        struct error *err)
@@ -61,10 +72,10 @@ int guidance_factors(const struct checkpoint *c, const struct model_tensor *t, u
                      struct error *err)
 {
     struct layer_input_id id;
-    int rc = 0;
     memset(out, 0, count * sizeof *out);
     if (f->damping == 0 || !c->factor_folder || !layer_input_of(t->name, &id))
         return 0;
+    int rc = check_sequential(c, f, err);
     for (uint64_t i = 0; !rc && i < count; i++)
         rc = open_factor(c, &id, first + i, f, t->ne[0], &out[i], err);
     for (uint64_t i = 0; rc && i < count; i++) {

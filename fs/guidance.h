@@ -19,7 +19,7 @@ int guidance_importance(const struct checkpoint *c, const struct model_tensor *t
 
 /* The factors that a format takes for `count` matrices of a GGUF tensor from matrix `first` on, new
  * references; NULL where there is none. -errno with a sentence where there is one, but it cannot be
- * used; then all are NULL. */
+ * used, also because the calibration is for another format alone; then all are NULL. */
 int guidance_factors(const struct checkpoint *c, const struct model_tensor *t, uint64_t first,
                      uint64_t count, const struct format *f, struct factor **out,
                      struct error *err);
