@@ -1,32 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/run/packing.h"
 
-#include "codec/gptq/format.h"
-#include "codec/guided.h"
 #include "daemon/encoding.h"
+#include "fs/form.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <strings.h>
 
 const struct format *packing_format(const char *name)
 {
-    static const struct {
-        const struct format *formats;
-        size_t count;
-    } tables[] = {
-        {formats,        FORMAT_COUNT       },
-        {spqr_formats,   SPQR_FORMAT_COUNT  },
-        {guided_formats, GUIDED_FORMAT_COUNT},
-        {gptq_formats,   GPTQ_FORMAT_COUNT  },
-    };
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        for (size_t f = 0; f < tables[i].count; f++)
-            if (strcasecmp(name, tables[i].formats[f].name) == 0)
-                return &tables[i].formats[f];
-    return NULL;
+    return form_format(form_by_name(name));
 }
 
 /* ---- a tile ---- */
