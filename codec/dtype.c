@@ -2,6 +2,7 @@
 #include "codec/dtype.h"
 
 #include "codec/float16.h"
+#include "codec/spqr/format.h"
 
 #include <string.h>
 
@@ -122,6 +123,10 @@ const struct dtype dtypes[DTYPE_COUNT] = {
     {"NVFP4",       "nvfp4",       64,  36,  40, false, NULL, NULL, NULL},
     {"Q1_0",        "q1_0",        128, 18,  41, false, NULL, NULL, NULL},
     {"Q2_0",        "q2_0",        64,  18,  42, false, NULL, NULL, NULL},
+    /* of our own GGUF files */
+    {"SPQR2",       "spqr2",       1024, 336, SPQR_GGML_TYPE + 2, false, NULL, NULL, &spqr_formats[2]},
+    {"SPQR3",       "spqr3",       1024, 464, SPQR_GGML_TYPE + 3, false, NULL, NULL, &spqr_formats[1]},
+    {"SPQR4",       "spqr4",       1024, 592, SPQR_GGML_TYPE + 4, false, NULL, NULL, &spqr_formats[0]},
 };
 /* clang-format on */
 

@@ -16,7 +16,8 @@
 struct dtype {
     const char *name;  /* as in safetensors or ggml: "BF16", "Q4_K" */
     const char *lower; /* in file names: "bf16" */
-    uint16_t block, block_size; /* elements that are stored together, and their bytes */
+    uint16_t block, block_size; /* elements that are stored together, and their bytes; of SpQR a
+                                   supertile's, which is not all that there is */
     int16_t ggml_type;          /* id in a GGUF tensor info; -1: GGUF has no such type */
     bool scaled;                /* its values mean nothing without scales from elsewhere */
     /* n elements to float: exact but for F64, which is rounded to nearest. NULL: this type cannot
@@ -28,7 +29,7 @@ struct dtype {
     const struct format *format;
 };
 
-enum { DTYPE_COUNT = 49 };
+enum { DTYPE_COUNT = 52 };
 extern const struct dtype dtypes[DTYPE_COUNT];
 
 /* By the name that safetensors has for it (exact case); NULL if it knows none. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/gguf_model.h"
 
+#include "codec/spqr/format.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -31,10 +33,16 @@ static int list_tensor(const struct gguf_tensor_info *info, uint32_t alignment, 
         if (__builtin_mul_overflow(t->elements, info->ne[d], &t->elements))
             return error_set(err, -EINVAL, "tensor \"%s\" is too large", t->name);
     }
-    if (info->ne[0] % t->dtype->block || !dtype_bytes(t->dtype, t->elements, &t->size))
+    const struct format *format = t->dtype->format;
+    if (format && format->stripe_bits) {
+        if (!matrices_size(format, info->ne[2] * info->ne[3], info->ne[1], info->ne[0], &t->size))
+            return error_set(err, -EINVAL, "tensor \"%s\" has a shape that no %s has", t->name,
+                             t->dtype->name);
+    } else if (info->ne[0] % t->dtype->block || !dtype_bytes(t->dtype, t->elements, &t->size)) {
         return error_set(err, -EINVAL,
                          "tensor \"%s\": its width is no multiple of %s's block of %u", t->name,
                          t->dtype->name, t->dtype->block);
+    }
     t->offset = info->offset;
     if (info->offset % alignment)
         return error_set(err, -EINVAL, "tensor \"%s\" is not aligned to %" PRIu32, t->name,

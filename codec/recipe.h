@@ -36,9 +36,16 @@ struct recipe {
     enum format_id output;     /* of output.weight, or of the embedding that stands in for it */
     struct recipe_rule attn_v, ffn_down, attn_output; /* WHEN_NEVER: the default format */
     enum format_id attn_output_8; /* attn_output of models with 8 experts, in place of the rule */
+    const struct format *matrices; /* of all that is quantized but embedding and output; NULL: as
+                                      above */
+    bool guided; /* K-quants are guided ones (guided.h): needs a calibration, which has an importance
+                    matrix, too */
 };
 
-enum { RECIPE_COUNT = 18 };
+enum {
+    RECIPE_LLAMA_COUNT = 18, /* those of llama-quantize, which are the first */
+    RECIPE_COUNT = 28
+};
 extern const struct recipe recipes[RECIPE_COUNT];
 
 /* By name, any case; NULL if there is none. */

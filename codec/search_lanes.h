@@ -442,7 +442,7 @@ LANES_INLINE vmask positive_sweep(int n, int nmax, const vfloat *x, const vfloat
     return changed;
 }
 
-static vfloat search_positive_lanes(int n, int nmax, const vfloat *x, const vfloat *w, vint *L)
+static inline vfloat search_positive_lanes(int n, int nmax, const vfloat *x, const vfloat *w, vint *L)
 {
     enum { SWEEPS = 5 };
     vfloat max = {0};

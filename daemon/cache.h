@@ -24,6 +24,7 @@ struct cache_options {
     uint64_t size;      /* budget in bytes; 0: a fifth of its disk */
     uint64_t keep_free; /* bytes of the disk to leave free; UINT64_MAX: a twentieth of it */
     bool seal;          /* rewrite complete objects compact */
+    bool as_found;      /* nothing is made: the folder is there, and what is not in it is not */
     struct stats *stats;
 };
 

@@ -368,16 +368,16 @@ static int check_owner(const char *dir, struct error *err)
     return 0;
 }
 
-static int open_folder(struct cache *c, const char *dir, struct error *err)
+static int open_folder(struct cache *c, const char *dir, bool as_found, struct error *err)
 {
     int n = snprintf(c->dir, sizeof c->dir, "%s/v%d", dir, CACHE_VERSION);
     if (n < 0 || n >= PATH_MAX - 2 * KEY_SIZE - 64)
         return error_set(err, -ENAMETOOLONG, "cache folder %s: the name is too long", dir);
-    int rc = make_folders(dir);
+    int rc = as_found ? 0 : make_folders(dir);
     if (rc && access(dir, F_OK)) /* EPERM is kept for folders of others */
         return error_set(err, rc == -EPERM ? -EACCES : rc, "cache folder %s: %s", dir, strerror(-rc));
     rc = check_owner(dir, err);
-    if (rc)
+    if (rc || (as_found && access(c->dir, F_OK)))
         return rc;
     if (mkdir(c->dir, 0700) && errno != EEXIST)
         rc = -errno;
@@ -418,7 +418,7 @@ int cache_open(const struct cache_options *options, struct cache **out, struct e
     c->stats = options->stats;
     c->seal = options->seal;
     c->holds_max = holds_max();
-    int rc = open_folder(c, options->dir, err);
+    int rc = open_folder(c, options->dir, options->as_found, err);
     rc = rc ? rc : set_budget(c, options, options->dir, err);
     if (rc) {
         free(c);

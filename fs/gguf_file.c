@@ -4,7 +4,7 @@
 #include "codec/gguf_model.h"
 #include "daemon/build_id.h"
 #include "daemon/log.h"
-#include "fs/guidance.h"
+#include "fs/encoded.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -201,15 +201,10 @@ static int assign(const struct checkpoint *c, const struct recipe *recipe,
     return 0;
 }
 
-static uint64_t elements(const struct model_tensor *t)
-{
-    return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
-}
-
 static int tensor_size(const struct model_tensor *t, const struct format *f, uint64_t *size,
                        struct error *err)
 {
-    if (t->ne[0] % f->block || !format_bytes(f, elements(t), size))
+    if (!matrices_size(f, t->ne[2] * t->ne[3], t->ne[1], t->ne[0], size))
         return error_set(err, -EINVAL, "tensor %s cannot be packed as %s", t->name, f->title);
     return 0;
 }
@@ -219,7 +214,7 @@ static void put_recipe_keys(const struct checkpoint *c, const struct recipe *rec
 {
     gguf_put_u32(keys, "general.quantization_version", QUANTIZATION_VERSION);
     gguf_put_u32(keys, "general.file_type", recipe->ftype);
-    if (!c->calibration)
+    if (!c->calibration || recipe->guided) /* files are as large as those that are not guided */
         return;
     const struct imatrix *m = &c->calibration->imatrix;
     gguf_put_string_n(keys, "quantize.imatrix.file", c->calibration->name,
@@ -268,31 +263,26 @@ static int add_header(const struct checkpoint *c, const struct recipe *recipe,
     return rc;
 }
 
-static int add_tensor(const struct checkpoint *c, const struct model_tensor *t,
-                      const struct format *f, struct image *image, struct error *err)
+static int add_generated(const struct model_tensor *t, struct image *image, struct error *err)
 {
-    int rc = 0;
-    if (!t->view.tensor) {
-        struct bytes *bytes = bytes_new(t->generated, t->ne[0] * sizeof *t->generated);
-        if (!bytes)
-            return error_set(err, -ENOMEM, "out of memory");
-        image_add_bytes(image, bytes, 0, bytes->size);
-        bytes_unref(bytes);
-    } else {
-        struct encoding *e;
-        const float *importance = NULL;
-        if (f != t->stored)
-            rc = guidance_importance(c, t, f, &importance, err);
-        if (!rc)
-            rc = encoding_new(f, &t->view, c->shards, guidance_calibration(c, f), importance, NULL,
-                              &e, err);
-        if (rc)
-            return rc;
-        image_add_tensor(image, e);
-        encoding_unref(e);
-    }
-    image_add_zeros(image, gguf_pad(image->size) - image->size);
+    struct bytes *bytes = bytes_new(t->generated, t->ne[0] * sizeof *t->generated);
+    if (!bytes)
+        return error_set(err, -ENOMEM, "out of memory");
+    image_add_bytes(image, bytes, 0, bytes->size);
+    bytes_unref(bytes);
     return 0;
+}
+
+/* What keeps its type is not weighed. */
+static int add_tensor(const struct checkpoint *c, const struct recipe *recipe,
+                      const struct model_tensor *t, const struct format *f, struct image *image,
+                      struct error *err)
+{
+    struct encoded what = {
+        .view = &t->view, .format = f, .mapped = f == t->stored ? NULL : t, .own = recipe->guided};
+    int rc = t->view.tensor ? encoded_add(c, &what, image, err) : add_generated(t, image, err);
+    image_add_zeros(image, gguf_pad(image->size) - image->size);
+    return rc;
 }
 
 static int make_image(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
@@ -305,12 +295,17 @@ static int make_image(struct checkpoint *c, struct cache *cache, const struct re
     rc = rc ? rc : make_keys(c, cache, err);
     rc = rc ? rc : add_header(c, recipe, formats_of, image, err);
     for (size_t i = 0; !rc && i < c->model.count; i++)
-        rc = add_tensor(c, &c->model.tensors[i], formats_of[i], image, err);
+        rc = add_tensor(c, recipe, &c->model.tensors[i], formats_of[i], image, err);
     free(formats_of);
     rc = image_finish(image, rc, out, err);
     if (!rc)
         c->footprint += image_footprint(image);
     return rc;
+}
+
+bool gguf_file_offered(const struct checkpoint *c, const struct recipe *recipe)
+{
+    return c->mapped && (!recipe->guided || c->factor_folder);
 }
 
 int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
@@ -320,6 +315,8 @@ int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe
         error_set(err, -ENOTSUP, "%s", c->problem.text);
         return error_prefix(err, -ENOTSUP, "%s", c->name);
     }
+    if (!gguf_file_offered(c, recipe))
+        return error_set(err, -ENOTSUP, "%s: %s needs a calibration", c->name, recipe->name);
     long i = recipe - recipes;
     pthread_mutex_lock(&c->lock);
     int rc = c->images[i] ? 0 : make_image(c, cache, recipe, &c->images[i], err);

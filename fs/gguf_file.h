@@ -10,6 +10,9 @@
 #include "daemon/cache.h"
 #include "fs/checkpoint.h"
 
+/* Whether a checkpoint has a file by a recipe. */
+bool gguf_file_offered(const struct checkpoint *c, const struct recipe *recipe);
+
 /* The file of a mapped checkpoint by a recipe. One reference is the caller's; the checkpoint keeps
  * another until gguf_file_forget. -errno with a sentence that begins with the model's name. */
 int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,

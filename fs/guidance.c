@@ -9,19 +9,17 @@
 #include <stdio.h>
 #include <string.h>
 
-struct calibration *guidance_calibration(const struct checkpoint *c, const struct format *f)
+struct calibration *guidance_calibration(const struct checkpoint *c, bool own)
 {
-    return f->damping > 0 ? c->own_imatrix : c->calibration;
+    return own ? c->own_imatrix : c->calibration;
 }
 
-int guidance_importance(const struct checkpoint *c, const struct model_tensor *t,
-                        const struct format *f, const float **importance, struct error *err)
+int guidance_importance(const struct checkpoint *c, const struct model_tensor *t, bool own,
+                        const float **importance, struct error *err)
 {
-    struct calibration *from = guidance_calibration(c, f);
+    struct calibration *from = guidance_calibration(c, own);
     *importance = NULL;
-    if (f->damping > 0 && !f->importance)
-        return 0;
-    if (f->damping > 0 && *c->own_imatrix_problem.text)
+    if (own && *c->own_imatrix_problem.text)
         return error_set(err, -EINVAL, "%s", c->own_imatrix_problem.text);
     const struct imatrix_entry *e = from ? imatrix_find(&from->imatrix, t->name) : NULL;
     if (!e)
@@ -32,7 +30,8 @@ int guidance_importance(const struct checkpoint *c, const struct model_tensor *t
             return 0;
         return error_set(err, -EINVAL,
                          "importance matrix %s: the entry of %s has %zu values, not %" PRIu64,
-                         from->name, t->name, e->count, t->ne[0] * t->ne[2]);
+                         own ? c->factor_folder : from->name, t->name, e->count,
+                         t->ne[0] * t->ne[2]);
     }
     *importance = e->weights;
     return 0;
@@ -42,6 +41,17 @@ bool guidance_knows(const struct checkpoint *c, const struct model_tensor *t)
 {
     struct layer_input_id id;
     return c->factor_folder && layer_input_of(t->name, &id);
+}
+
+/* A layer's factors are those of inputs that depend on how the layers before it are packed. */
+static int check_sequential(const struct checkpoint *c, const struct format *f, struct error *err)
+{
+    if (*c->sequential_problem.text)
+        return error_set(err, -EINVAL, "%s", c->sequential_problem.text);
+    if (c->sequential && strcmp(c->sequential, f->name) != 0)
+        return error_set(err, -EINVAL, "the calibration in %s is for %.32s alone, not for %s",
+                         c->factor_folder, c->sequential, f->name);
+    return 0;
 }
 
 static int open_factor(const struct checkpoint *c, const struct layer_input_id *id, uint64_t expert,
@@ -62,10 +72,10 @@ int guidance_factors(const struct checkpoint *c, const struct model_tensor *t, u
                      struct error *err)
 {
     struct layer_input_id id;
-    int rc = 0;
     memset(out, 0, count * sizeof *out);
     if (f->damping == 0 || !c->factor_folder || !layer_input_of(t->name, &id))
         return 0;
+    int rc = check_sequential(c, f, err);
     for (uint64_t i = 0; !rc && i < count; i++)
         rc = open_factor(c, &id, first + i, f, t->ne[0], &out[i], err);
     for (uint64_t i = 0; rc && i < count; i++) {

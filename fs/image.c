@@ -53,6 +53,7 @@ void image_unref(struct image *image)
         case SEGMENT_FILE: source_unref(s->source); break;
         case SEGMENT_TENSOR:
         case SEGMENT_REPACKED: encoding_unref(s->encoding); break;
+        case SEGMENT_MADE: made_unref(s->made); break;
         case SEGMENT_ZEROS: break;
         }
     }
@@ -122,6 +123,13 @@ void image_add_repacked(struct image *image, struct encoding *encoding, const st
         s->encoding = encoding_ref(encoding);
         s->repack = repack;
     }
+}
+
+void image_add_made(struct image *image, struct made *made)
+{
+    struct segment *s = add(image, SEGMENT_MADE, 0, made->size);
+    if (s)
+        s->made = made_ref(made);
 }
 
 int image_finish(struct image *image, int rc, struct image **out, struct error *err)
@@ -274,6 +282,17 @@ static int map_repacked(const struct segment *s, struct tiles *tiles, uint64_t a
     return rc;
 }
 
+static int map_made(struct made *m, struct tiles *tiles, uint64_t at, size_t n, struct reading *r,
+                    struct error *err)
+{
+    const uint8_t *data;
+    settle(tiles, r); /* as above */
+    int rc = made_get(m, tiles, &data, err);
+    if (!rc)
+        add_piece(tiles, r, data + at, n, NULL);
+    return rc;
+}
+
 static int map_segment(const struct segment *s, struct tiles *tiles, uint64_t at, size_t n,
                        enum job_class class, struct reading *r, struct error *err)
 {
@@ -281,6 +300,7 @@ static int map_segment(const struct segment *s, struct tiles *tiles, uint64_t at
     int rc = 0;
     switch (s->kind) {
     case SEGMENT_TENSOR: return map_tensor(s->encoding, tiles, at, n, class, r, err);
+    case SEGMENT_MADE: return map_made(s->made, tiles, at, n, r, err);
     case SEGMENT_BYTES:
         add_piece(tiles, r, s->bytes->data + s->from + at, n, NULL);
         return 0;

@@ -9,6 +9,7 @@
 #include "codec/repack.h"
 #include "daemon/stream.h"
 #include "daemon/tile.h"
+#include "fs/made.h"
 
 /* Bytes that several images share. */
 struct bytes {
@@ -28,6 +29,7 @@ enum segment_kind {
     SEGMENT_FILE,     /* a source file as it is */
     SEGMENT_TENSOR,   /* tiles of an encoding, from its first byte on */
     SEGMENT_REPACKED, /* made of tiles of an encoding when it is read, and kept nowhere */
+    SEGMENT_MADE,     /* what is made when it is first read, from its first byte on */
 };
 
 struct segment {
@@ -39,6 +41,7 @@ struct segment {
         struct bytes *bytes;
         struct source *source;
         struct encoding *encoding; /* TENSOR, REPACKED */
+        struct made *made;
     };
 };
 
@@ -62,6 +65,7 @@ void image_add_zeros(struct image *image, uint64_t length);
 void image_add_file(struct image *image, struct source *source, uint64_t from, uint64_t length);
 void image_add_tensor(struct image *image, struct encoding *encoding);
 void image_add_repacked(struct image *image, struct encoding *encoding, const struct repack *repack);
+void image_add_made(struct image *image, struct made *made);
 
 /* Hands a finished image over, or lets go of one (or NULL) whose making failed with rc or ran out of
  * memory; returns rc, or -ENOMEM with a sentence. */

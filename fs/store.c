@@ -359,6 +359,8 @@ void store_close(struct store *s)
 }
 
 const char *store_path(const struct store *s) { return s->path; }
+
+const char *store_calibration(const struct store *s) { return s->calibration; }
 int store_root(const struct store *s) { return s->start.root.fd; }
 
 bool store_is_model(struct store *s)

@@ -34,6 +34,9 @@ void store_close(struct store *s);
 /* The store as an absolute path without links. */
 const char *store_path(const struct store *s);
 
+/* The absolute path of its calibration, or of the folder of some; NULL: none. */
+const char *store_calibration(const struct store *s);
+
 /* A descriptor of its folder. */
 int store_root(const struct store *s);
 

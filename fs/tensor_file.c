@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/tensor_file.h"
 
+#include "fs/encoded.h"
 #include "fs/guidance.h"
 
 #include <errno.h>
@@ -39,14 +40,18 @@ static bool is_known(const struct checkpoint *c, const struct tensor *t)
     return mapped && guidance_knows(c, mapped);
 }
 
+bool tensor_is_matrix(const struct tensor *t)
+{
+    return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled;
+}
+
 /* What is quantized already can be had as plain floats, as another format only by request. */
 static bool fits(const struct checkpoint *c, const struct tensor *t, unsigned form)
 {
     if (form == FORM_STORED)
         return true;
     const struct format *f = form_format(form);
-    return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled &&
-           t->dtype->format != f && takes_width(f, t->shape[1]) &&
+    return tensor_is_matrix(t) && t->dtype->format != f && takes_width(f, t->shape[1]) &&
            (!dtype_is_quantized(t->dtype) || f->plain_float || c->requantize) &&
            (!f->plain || is_known(c, t));
 }
@@ -65,32 +70,26 @@ const char *tensor_form_name(const struct tensor *t, unsigned form)
 uint64_t tensor_form_size(const struct tensor *t, unsigned form)
 {
     uint64_t size;
-    struct spqr_layout layout;
     if (form == FORM_STORED)
         return t->size;
-    const struct format *f = form_format(form);
-    bool good = f->stripe_bits ? spqr_format_layout(f, t->shape[1], &layout, NULL) == 0 &&
-                                     spqr_size(&layout, t->shape[0], &size, NULL) == 0
-                               : format_bytes(f, t->elements, &size);
-    return good ? size : 0;
-}
-
-/* The importance of its columns, which GGUF knows by the tensor's other name. */
-static int importance_of(const struct checkpoint *c, const struct tensor *t, const struct format *f,
-                         const float **importance, struct error *err)
-{
-    uint64_t matrix;
-    const struct model_tensor *mapped = find_mapped(c, t, &matrix);
-    *importance = NULL;
-    int rc = mapped ? guidance_importance(c, mapped, f, importance, err) : 0;
-    if (*importance)
-        *importance += matrix * mapped->ne[0];
-    return rc;
+    return matrices_size(form_format(form), 1, t->shape[0], t->shape[1], &size) ? size : 0;
 }
 
 bool tensor_form_is_calibrated(unsigned form)
 {
     return form != FORM_STORED && form_format(form)->damping > 0;
+}
+
+int tensor_importance(const struct checkpoint *c, const struct tensor *t, const float **importance,
+                      struct error *err)
+{
+    uint64_t matrix;
+    const struct model_tensor *mapped = find_mapped(c, t, &matrix);
+    *importance = NULL;
+    int rc = mapped ? guidance_importance(c, mapped, c->factor_folder, importance, err) : 0;
+    if (*importance)
+        *importance += matrix * mapped->ne[0];
+    return rc;
 }
 
 int tensor_factor(const struct checkpoint *c, const struct tensor *t, unsigned form,
@@ -102,45 +101,14 @@ int tensor_factor(const struct checkpoint *c, const struct tensor *t, unsigned f
     return mapped ? guidance_factors(c, mapped, matrix, 1, form_format(form), out, err) : 0;
 }
 
-/* The order of the columns, as it stands behind the last stripe. */
-static int add_order(struct image *image, const struct spqr_layout *l, const struct factor *factor,
-                     struct error *err)
-{
-    struct buffer order = {0};
-    for (size_t i = 0; i < l->columns; i++) {
-        uint32_t column = factor ? factor->order[i] : (uint32_t)i;
-        buffer_add(&order, &column, l->index_size);
-    }
-    struct bytes *bytes = order.failed ? NULL : bytes_new(order.data, order.size);
-    buffer_free(&order);
-    if (!bytes)
-        return error_set(err, -ENOMEM, "out of memory");
-    image_add_bytes(image, bytes, 0, bytes->size);
-    bytes_unref(bytes);
-    return 0;
-}
-
 static int add_packed(const struct checkpoint *c, const struct tensor *t, unsigned form,
                       struct image *image, struct error *err)
 {
     const struct format *f = form_format(form);
-    struct encoding *e;
-    struct factor *factor;
     struct view view = view_make(t);
-    const float *importance;
-    int rc = importance_of(c, t, f, &importance, err);
-    rc = rc ? rc : tensor_factor(c, t, form, &factor, err);
-    if (rc)
-        return rc;
-    rc = encoding_new(f, &view, c->shards, guidance_calibration(c, f), importance, &factor, &e, err);
-    if (!rc) {
-        image_add_tensor(image, e);
-        if (f->stripe_bits)
-            rc = add_order(image, &e->stripes, factor, err);
-        encoding_unref(e);
-    }
-    factor_unref(factor);
-    return rc;
+    struct encoded what = {.view = &view, .format = f, .own = f->damping > 0};
+    what.mapped = find_mapped(c, t, &what.first);
+    return encoded_add(c, &what, image, err);
 }
 
 int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned form,

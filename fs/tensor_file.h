@@ -12,6 +12,9 @@
 /* Whether a form looks at the inputs of its matrix. */
 bool tensor_form_is_calibrated(unsigned form);
 
+/* Whether a tensor is a matrix of floats, or of what can be widened to them: those have forms. */
+bool tensor_is_matrix(const struct tensor *t);
+
 /* Whether a tensor is offered in a form: matrices of floats in all formats that fit, everything as
  * it is stored. A format that is the stored type is offered only as that; one that only differs from
  * another with a calibration, only with one. */
@@ -22,7 +25,14 @@ const char *tensor_form_name(const struct tensor *t, unsigned form);
 
 uint64_t tensor_form_size(const struct tensor *t, unsigned form);
 
-/* What a form that looks at the inputs of its matrix knows of them: *out becomes the factor, a new reference, or NULL
+/* The importance of the matrix's columns: from its calibration, if it has one, else from the importance
+ * matrix that was given; NULL where there is neither. It is the checkpoint's. -EINVAL where it does not
+ * fit. */
+int tensor_importance(const struct checkpoint *c, const struct tensor *t, const float **importance,
+                      struct error *err);
+
+/* What a form that looks at the inputs of its matrix knows of them: *out becomes the factor, a new
+ * reference, or NULL
  * where there is none for it. -errno with a sentence where there is one, but it cannot be used. */
 int tensor_factor(const struct checkpoint *c, const struct tensor *t, unsigned form,
                   struct factor **out, struct error *err);

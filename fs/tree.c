@@ -6,6 +6,7 @@
 #include "fs/extents.h"
 #include "fs/gguf_file.h"
 #include "fs/hf_file.h"
+#include "fs/measure_file.h"
 #include "fs/name.h"
 #include "fs/tensor_file.h"
 
@@ -37,6 +38,9 @@ enum kind {
     TENSOR,   /* item: tensor */
     FORM,     /* item: tensor; form: of tensor_file.h */
     INFO,     /* item: tensor */
+    SENSITIVITY,   /* item: tensor; this and the next two are those of measure_file.h, in its order */
+    ERROR_PICTURE, /* item: tensor; form */
+    ERROR_FIGURES, /* likewise */
     CONTROLS, /* .quantfs/ */
     CONTROL,  /* item: control file */
 };
@@ -71,6 +75,13 @@ static struct node unpack(uint64_t id)
     };
 }
 
+static bool is_measure(enum kind kind) { return kind >= SENSITIVITY && kind <= ERROR_FIGURES; }
+
+static enum measure measure_of(enum kind kind) { return (enum measure)(kind - SENSITIVITY); }
+
+/* The numbers of forms that have one begin with 0; that of a tensor has that alone. */
+static uint32_t measured_forms(enum kind kind) { return kind == SENSITIVITY ? 1 : FORM_COUNT; }
+
 static bool is_folder(enum kind kind)
 {
     return kind == ROOT || kind == GROUP || kind == MODEL || kind == FOLDER || kind == RECIPES ||
@@ -99,7 +110,8 @@ bool tree_holds_models(uint64_t node)
 
 static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint32_t recipe)
 {
-    return c->mapped && recipe < RECIPE_COUNT && t->options->recipe_mask >> recipe & 1;
+    return recipe < RECIPE_COUNT && t->options->recipe_mask >> recipe & 1 &&
+           gguf_file_offered(c, &recipes[recipe]);
 }
 
 static bool shows_hf(const struct tree *t, const struct checkpoint *c, uint32_t form)
@@ -114,6 +126,15 @@ static bool shows_form(const struct tree *t, const struct checkpoint *c, const s
 {
     return form < FORM_COUNT && tensor_has_form(c, tensor, form) &&
            (form == FORM_STORED || t->options->form_mask >> form & 1);
+}
+
+/* What is measured of a form is hidden with it. */
+static bool shows_measure(const struct tree *t, const struct checkpoint *c,
+                          const struct tensor *tensor, struct node n)
+{
+    enum measure measure = measure_of(n.kind);
+    return measure_exists(c, tensor, n.form, measure) &&
+           (measure == MEASURE_SENSITIVITY || shows_form(t, c, tensor, n.form));
 }
 
 static bool shows_tensors(const struct tree *t, const struct checkpoint *c)
@@ -159,6 +180,11 @@ static bool exists(const struct tree *t, struct node n, const struct checkpoint 
     case FORM:
         return shows_tensors(t, c) && n.item < c->tensors.count &&
                shows_form(t, c, &c->tensors.items[n.item], n.form);
+    case SENSITIVITY:
+    case ERROR_PICTURE:
+    case ERROR_FIGURES:
+        return shows_tensors(t, c) && n.item < c->tensors.count &&
+               shows_measure(t, c, &c->tensors.items[n.item], n);
     default: return false;
     }
 }
@@ -168,8 +194,8 @@ static bool exists(const struct tree *t, struct node n, const struct checkpoint 
 static void node_path(const struct tree *t, struct node n, const struct checkpoint *c,
                       char out[PATH_SIZE])
 {
-    char name[NAME_BYTES + 1] = "";
-    if (n.kind == TENSOR || n.kind == FORM || n.kind == INFO)
+    char name[NAME_BYTES + 1] = "", measure[MEASURE_NAME_MAX];
+    if (n.kind == TENSOR || n.kind == FORM || n.kind == INFO || is_measure(n.kind))
         name_encode(c->tensors.items[n.item].name, name);
     if (n.kind == RECIPE)
         recipe_file_name(c, n.form, name);
@@ -202,6 +228,12 @@ static void node_path(const struct tree *t, struct node n, const struct checkpoi
                  tensor_form_name(&c->tensors.items[n.item], n.form));
         break;
     case INFO: snprintf(out, PATH_SIZE, "%s/tensors/%s/info.json", c->name, name); break;
+    case SENSITIVITY:
+    case ERROR_PICTURE:
+    case ERROR_FIGURES:
+        measure_name(&c->tensors.items[n.item], n.form, measure_of(n.kind), measure);
+        snprintf(out, PATH_SIZE, "%s/tensors/%s/%s", c->name, name, measure);
+        break;
     case CONTROLS: strcpy(out, ".quantfs"); break;
     case CONTROL: snprintf(out, PATH_SIZE, ".quantfs/%s", control_names[n.item]); break;
     }
@@ -275,6 +307,8 @@ static int size_of(struct tree *t, struct node n, struct checkpoint *c, uint64_t
         char *text = tensor_info(c, &c->tensors.items[n.item]);
         *size = text ? strlen(text) : 0;
         free(text);
+    } else if (is_measure(n.kind)) {
+        *size = measure_size(&c->tensors.items[n.item], n.form, measure_of(n.kind));
     } else if (n.kind == RECIPE) {
         rc = gguf_file_size(c, t->cache, &recipes[n.form], size, &err);
     } else if (n.kind == HF_FILE) {
@@ -411,6 +445,19 @@ static int lookup_tensor(const struct checkpoint *c, const char *name, struct no
     return -ENOENT;
 }
 
+static int lookup_measure(const struct checkpoint *c, const char *name, struct node *out)
+{
+    const struct tensor *tensor = &c->tensors.items[out->item];
+    for (out->kind = SENSITIVITY; out->kind <= ERROR_FIGURES; out->kind++)
+        for (out->form = 0; out->form < measured_forms(out->kind); out->form++) {
+            char candidate[MEASURE_NAME_MAX];
+            measure_name(tensor, out->form, measure_of(out->kind), candidate);
+            if (strcmp(candidate, name) == 0)
+                return 0;
+        }
+    return -ENOENT;
+}
+
 static int lookup_form(const struct checkpoint *c, const char *name, struct node *out)
 {
     if (strcmp(name, "info.json") == 0) {
@@ -421,7 +468,7 @@ static int lookup_form(const struct checkpoint *c, const char *name, struct node
         if (tensor_has_form(c, &c->tensors.items[out->item], out->form) &&
             strcmp(tensor_form_name(&c->tensors.items[out->item], out->form), name) == 0)
             return 0;
-    return -ENOENT;
+    return lookup_measure(c, name, out);
 }
 
 static int lookup_in_model(const struct checkpoint *c, struct node parent, const char *name,
@@ -548,6 +595,16 @@ static void list_original(struct lister *l, struct node n, const struct checkpoi
     }
 }
 
+static void list_measures(struct lister *l, struct node n, const struct checkpoint *c)
+{
+    char name[MEASURE_NAME_MAX];
+    for (enum kind kind = SENSITIVITY; kind <= ERROR_FIGURES; kind++)
+        for (uint32_t form = 0; form < measured_forms(kind); form++) {
+            measure_name(&c->tensors.items[n.item], form, measure_of(kind), name);
+            add_node(l, name, child_of(n, kind, n.item, form), c);
+        }
+}
+
 static void list_in_model(struct lister *l, struct node n, const struct checkpoint *c)
 {
     char name[NAME_BYTES + 1];
@@ -586,6 +643,7 @@ static void list_in_model(struct lister *l, struct node n, const struct checkpoi
             add_node(l, tensor_form_name(&c->tensors.items[n.item], i),
                      child_of(n, FORM, n.item, i), c);
         add_node(l, "info.json", child_of(n, INFO, n.item, 0), c);
+        list_measures(l, n, c);
         break;
     default: break;
     }
@@ -686,6 +744,10 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
         free(text);
         return f->text ? 0 : error_set(err, -ENOMEM, "out of memory");
     }
+    case SENSITIVITY:
+    case ERROR_PICTURE:
+    case ERROR_FIGURES:
+        return measure_file_get(c, tensor, n.form, measure_of(n.kind), &f->image, err);
     default: return error_set(err, -EISDIR, "a folder");
     }
 }

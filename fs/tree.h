@@ -9,6 +9,7 @@
  *     /<model>/original/...          its own files
  *     /<model>/gguf/<model>-<RECIPE>.gguf
  *     /<model>/tensors/<tensor>/<format>, info.json
+ *     /<model>/tensors/<tensor>/<format>.error.json, <format>.error.png, sensitivity.png
  *     /.quantfs/...                  not listed; see control.h
  *     /.quantfs/extents/...          all of the above once more; see extents.h
  */

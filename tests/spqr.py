@@ -74,16 +74,26 @@ def outliers(data, columns, slots, dense):
     return int(ends[-1])
 
 
+def shape(bits, columns, budget):
+    """Slots of a stripe, bytes of a column's number and of a stripe."""
+    slots = int(np.floor(budget * ROWS * columns + 0.5))
+    width = 2 if columns <= 65536 else 4
+    extra = 64 + align(slots * width) + align(slots * 2) if slots else 0
+    return slots, width, -(-columns // COLUMNS) * SUPERTILE[bits] + extra
+
+
+def size(bits, rows, columns, budget=0.01):
+    """Bytes of a matrix."""
+    _, width, stripe_size = shape(bits, columns, budget)
+    return -(-rows // ROWS) * stripe_size + columns * width
+
+
 def decode(data, bits, rows, columns, budget=0.01, step=np.float32):
     """step: what each operation of a dense weight is rounded to; the page says binary32, and the
     published kernels compute in binary16."""
-    slots = int(np.floor(budget * ROWS * columns + 0.5))
-    width = 2 if columns <= 65536 else 4
-    tiles = -(-columns // COLUMNS)
-    extra = 64 + align(slots * width) + align(slots * 2) if slots else 0
-    stripe_size = tiles * SUPERTILE[bits] + extra
-    stripes = -(-rows // ROWS)
-    assert len(data) == stripes * stripe_size + columns * width
+    slots, width, stripe_size = shape(bits, columns, budget)
+    tiles, stripes = -(-columns // COLUMNS), -(-rows // ROWS)
+    assert len(data) == size(bits, rows, columns, budget)
     permutation = np.frombuffer(data, f"<u{width}", columns, stripes * stripe_size).astype(int)
     assert (np.sort(permutation) == np.arange(columns)).all()
     out, filled = np.empty((stripes * ROWS, columns), np.float32), []

@@ -57,7 +57,7 @@ static int work(const struct request *request)
     struct error err;
     struct cache_report report = {0};
     struct cache_options options = {
-        .dir = request->dir, .size = UINT64_MAX / 2, .keep_free = 0, .stats = &stats};
+        .dir = request->dir, .size = UINT64_MAX / 2, .as_found = true, .stats = &stats};
     if (access(request->dir, F_OK))
         return command_fail("%s: %s", request->dir, strerror(errno));
     if (cache_open(&options, &cache, &err))

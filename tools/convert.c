@@ -86,10 +86,11 @@ static int convert(const struct request *request, struct options *options, struc
 
 int run_convert(const struct command *self, int argc, char **argv)
 {
-    enum { IMATRIX = 256, WORKERS, FORCE, REQUANTIZE };
+    enum { IMATRIX = 256, CALIBRATION, WORKERS, FORCE, REQUANTIZE };
     static const struct option long_options[] = {
         {"help", no_argument, NULL, 'h'},       {"type", required_argument, NULL, 't'},
         {"output", required_argument, NULL, 'o'}, {"imatrix", required_argument, NULL, IMATRIX},
+        {"calibration", required_argument, NULL, CALIBRATION},
         {"workers", required_argument, NULL, WORKERS}, {"force", no_argument, NULL, FORCE},
         {"allow-requantize", no_argument, NULL, REQUANTIZE},
         {0},
@@ -106,6 +107,10 @@ int run_convert(const struct command *self, int argc, char **argv)
         case IMATRIX:
             free(options.imatrix);
             options.imatrix = strdup(optarg);
+            break;
+        case CALIBRATION:
+            free(options.calibration);
+            options.calibration = strdup(optarg);
             break;
         case WORKERS:
             if (!size_parse(optarg, &options.workers))

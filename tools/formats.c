@@ -28,6 +28,17 @@ static double spqr_bpw(const struct format *f)
     return 8.0 * (double)size / SIDE / SIDE;
 }
 
+/* What most matrices of a recipe have. */
+static const struct format *most(const struct recipe *r)
+{
+    return r->matrices ? r->matrices : &formats[r->base];
+}
+
+static double recipe_bpw(const struct recipe *r)
+{
+    return r->matrices ? spqr_bpw(r->matrices) : format_bpw(&formats[r->base]);
+}
+
 /* What a format looks at besides weights. */
 static const char *uses(const struct format *f)
 {
@@ -55,9 +66,10 @@ static void print_text(void)
     puts("\nrecipes (gguf/MODEL-NAME.gguf)\n  name     bits/weight of most matrices");
     for (int i = 0; i < RECIPE_COUNT; i++) {
         const struct recipe *r = &recipes[i];
-        printf("  %-8s %.4g: %s%s", r->name, format_bpw(&formats[r->base]), formats[r->base].title,
-               mix(r));
-        if (r->output != r->base)
+        printf("  %-8s %.4g: %s%s", r->name, recipe_bpw(r), most(r)->title, mix(r));
+        if (r->matrices)
+            printf(", %s for embedding and output", formats[r->output].title);
+        else if (r->output != r->base)
             printf(", %s for the output", formats[r->output].title);
         putchar('\n');
     }
@@ -78,9 +90,10 @@ static void print_json(void)
     for (int i = 0; i < SPQR_FORMAT_COUNT; i++) {
         const struct format *f = &spqr_formats[i];
         json_array_append_new(spqr_list,
-                              json_pack("{s:s, s:i, s:i, s:f, s:f}", "name", f->name, "bits",
-                                        (int)f->stripe_bits, "stripe_rows", SPQR_ROWS, "outliers",
-                                        SPQR_BUDGET, "bpw_4096", spqr_bpw(f)));
+                              json_pack("{s:s, s:i, s:i, s:i, s:f, s:f}", "name", f->name, "ggml_type",
+                                        (int)f->ggml_type, "bits", (int)f->stripe_bits,
+                                        "stripe_rows", SPQR_ROWS, "outliers", SPQR_BUDGET,
+                                        "bpw_4096", spqr_bpw(f)));
     }
     for (int i = 0; i < GUIDED_FORMAT_COUNT; i++) {
         const struct format *f = &guided_formats[i];
@@ -97,10 +110,10 @@ static void print_json(void)
     }
     for (int i = 0; i < RECIPE_COUNT; i++) {
         const struct recipe *r = &recipes[i];
-        json_array_append_new(
-            recipe_list, json_pack("{s:s, s:i, s:s, s:s, s:f}", "name", r->name, "ftype",
-                                   (int)r->ftype, "base", formats[r->base].name, "output",
-                                   formats[r->output].name, "bpw", format_bpw(&formats[r->base])));
+        json_array_append_new(recipe_list,
+                              json_pack("{s:s, s:i, s:s, s:s, s:f}", "name", r->name, "ftype",
+                                        (int)r->ftype, "base", most(r)->name, "output",
+                                        formats[r->output].name, "bpw", recipe_bpw(r)));
     }
     json_object_set_new(root, "formats", format_list);
     json_object_set_new(root, "guided", guided_list);

@@ -35,6 +35,8 @@ static bool store_of_mount(const char *folder, char *out, struct options *option
     if (store) {
         snprintf(out, PATH_MAX, "%s", store);
         options->requantize = json_is_true(json_object_get(stats, "requantize"));
+        const char *calibration = json_string_value(json_object_get(stats, "calibration"));
+        options->calibration = calibration ? strdup(calibration) : NULL;
         options->follow_links = json_is_true(json_object_get(stats, "follow_links"));
     }
     json_decref(stats);
@@ -67,33 +69,50 @@ static void choose_store(const char *given, char *out, struct options *options)
 /* ---- what is shown of a model ---- */
 
 /* The size of a recipe's file: exact with -v, else without the header, which needs the tokenizer. */
-static uint64_t recipe_size(const struct ls *ls, struct checkpoint *c, int i, struct error *err)
+static uint64_t recipe_size(const struct ls *ls, struct checkpoint *c,
+                            const struct recipe *recipe, struct error *err)
 {
     uint64_t size = 0;
-    int rc = ls->verbose ? gguf_file_size(c, NULL, &recipes[i], &size, err)
-                         : gguf_file_data_size(c, &recipes[i], &size, err);
+    int rc = ls->verbose ? gguf_file_size(c, NULL, recipe, &size, err)
+                         : gguf_file_data_size(c, recipe, &size, err);
     return rc ? 0 : size;
 }
 
-static void print_recipes(struct ls *ls, struct checkpoint *c)
+/* Those that are guided, or the others, in cells so wide, so many a line. */
+static int print_recipes(const struct ls *ls, struct checkpoint *c, bool guided, int width, int cells,
+                         struct error *err)
 {
-    enum { CELL = 20, CELLS = 5 };
-    struct error err;
+    int shown = 0, last = 0;
     for (int i = 0; i < RECIPE_COUNT; i++) {
-        char size[16], cell[64];
-        uint64_t bytes = recipe_size(ls, c, i, &err);
-        if (!bytes) {
-            printf("  no gguf/: %s\n", err.text);
-            ls->failures++;
-            return;
-        }
+        char size[16];
+        const struct recipe *r = &recipes[i];
+        if (r->guided != guided || !gguf_file_offered(c, r))
+            continue;
+        uint64_t bytes = recipe_size(ls, c, r, err);
+        if (!bytes)
+            return -1;
         if (ls->verbose) {
-            printf("  %14" PRIu64 "  gguf/%s-%s.gguf\n", bytes, c->base, recipes[i].name);
+            printf("  %14" PRIu64 "  gguf/%s-%s.gguf\n", bytes, c->base, r->name);
             continue;
         }
-        snprintf(cell, sizeof cell, "%-7s %s", recipes[i].name, text_bytes(bytes, size));
-        bool last = i % CELLS == CELLS - 1 || i == RECIPE_COUNT - 1;
-        printf("%s%-*s%s", i % CELLS ? "" : "  ", last ? 0 : CELL, cell, last ? "\n" : "");
+        if (shown % cells)
+            printf("%*s", width - last, "");
+        else
+            fputs(shown ? "\n  " : "  ", stdout);
+        last = printf("%-7s %s", r->name, text_bytes(bytes, size));
+        shown++;
+    }
+    if (shown)
+        putchar('\n');
+    return 0;
+}
+
+static void print_all_recipes(struct ls *ls, struct checkpoint *c)
+{
+    struct error err;
+    if (print_recipes(ls, c, false, 20, 5, &err) || print_recipes(ls, c, true, 26, 4, &err)) {
+        printf("  no gguf/: %s\n", err.text);
+        ls->failures++;
     }
 }
 
@@ -151,7 +170,7 @@ static void print_model(struct ls *ls, struct checkpoint *c)
             printf("  original/%s is not shown: it is a link that leaves the store\n",
                    c->files[i].path);
     if (c->mapped)
-        print_recipes(ls, c);
+        print_all_recipes(ls, c);
     print_refused(c);
     if (ls->tensors)
         print_tensors(c);
@@ -204,8 +223,10 @@ static void add_json(struct ls *ls, struct checkpoint *c)
     json_object_set_new(model, "parameters", json_integer((json_int_t)parameters(c)));
     json_object_set_new(model, "problem",
                         *c->problem.text ? json_string(c->problem.text) : json_null());
-    for (int i = 0; c->mapped && i < RECIPE_COUNT; i++) {
-        uint64_t bytes = recipe_size(ls, c, i, &err);
+    for (int i = 0; i < RECIPE_COUNT; i++) {
+        if (!gguf_file_offered(c, &recipes[i]))
+            continue;
+        uint64_t bytes = recipe_size(ls, c, &recipes[i], &err);
         if (!bytes) {
             json_object_set_new(model, "problem", json_string(err.text));
             ls->failures++;

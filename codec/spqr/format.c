@@ -2,13 +2,30 @@
 #include "codec/spqr/format.h"
 
 const struct format spqr_formats[SPQR_FORMAT_COUNT] = {
-    {.name = "spqr4", .title = "SPQR4", .version = 1, .stripe_bits = 4, .damping = 1},
-    {.name = "spqr3", .title = "SPQR3", .version = 1, .stripe_bits = 3, .damping = 1},
-    {.name = "spqr2", .title = "SPQR2", .version = 1, .stripe_bits = 2, .damping = 1},
+#define ROW(digit)                                                                                 \
+    {                                                                                              \
+        .name = "spqr" #digit, .title = "SPQR" #digit, .ggml_type = SPQR_GGML_TYPE + digit,        \
+        .version = 1, .stripe_bits = digit, .damping = 1                                           \
+    }
+    ROW(4), ROW(3), ROW(2)
+#undef ROW
 };
 
 int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_layout *out,
                        struct error *err)
 {
     return spqr_layout(f->stripe_bits, columns, SPQR_BUDGET, out, err);
+}
+
+bool matrices_size(const struct format *f, uint64_t matrices, uint64_t rows, uint64_t cols,
+                   uint64_t *bytes)
+{
+    struct spqr_layout layout;
+    uint64_t each;
+    if (f->stripe_bits)
+        return spqr_format_layout(f, cols, &layout, NULL) == 0 &&
+               spqr_size(&layout, rows, &each, NULL) == 0 &&
+               !__builtin_mul_overflow(matrices, each, bytes);
+    return cols % f->block == 0 && !__builtin_mul_overflow(matrices, rows, &each) &&
+           !__builtin_mul_overflow(each, cols, &each) && format_bytes(f, each, bytes);
 }

@@ -9,7 +9,12 @@
 #include "codec/format.h"
 #include "codec/spqr/stripe.h"
 
-enum { SPQR_FORMAT_COUNT = 3 };
+enum {
+    SPQR_FORMAT_COUNT = 3,
+    /* With the bits added: the id in a tensor info of GGUF, and of a file of such tensors. ggml knows
+     * nothing from there up, so that what is not made for these files refuses them. */
+    SPQR_GGML_TYPE = 1000,
+};
 
 /* spqr4, spqr3, spqr2. block and block_size are 0, encode and decode NULL. */
 extern const struct format spqr_formats[SPQR_FORMAT_COUNT];
@@ -20,5 +25,11 @@ extern const struct format spqr_formats[SPQR_FORMAT_COUNT];
 /* The layout of matrices that wide. Errors as of spqr_layout. */
 int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_layout *out,
                        struct error *err);
+
+/* Bytes of matrices that are packed one behind the other, in any format: rows of blocks; or the
+ * stripes of all, then the permutations of all. rows: of each. False where the width is none that
+ * the format can pack, or the bytes are beyond 64 bits. */
+bool matrices_size(const struct format *f, uint64_t matrices, uint64_t rows, uint64_t cols,
+                 uint64_t *bytes);
 
 #endif

@@ -68,6 +68,17 @@ void spqr_factor_pack(const float *upper, size_t columns, float *out)
         spqr_factor_put_row(out, columns, row, upper + row * columns + row);
 }
 
+void spqr_factor_inverse(const float *packed, size_t columns, float *diagonal)
+{
+    for (size_t c = 0; c < columns; c++) {
+        const float *column = packed + spqr_factor_size(c / SPQR_GROUP * SPQR_GROUP) + c % SPQR_GROUP;
+        double sum = 0;
+        for (size_t row = 0; row <= c; row++)
+            sum += (double)column[row * SPQR_GROUP] * (double)column[row * SPQR_GROUP];
+        diagonal[c] = (float)sum;
+    }
+}
+
 /* Of a column, unbiased. */
 static double variance(const float *x, size_t rows, size_t stride)
 {

@@ -28,6 +28,9 @@ void spqr_factor_put_row(float *packed, size_t columns, size_t row, const float 
 /* upper: row-major, [columns][columns]; what stands below its diagonal is not looked at. */
 void spqr_factor_pack(const float *upper, size_t columns, float *out);
 
+/* The diagonal of U^T U, the inverse of the damped Hessian. */
+void spqr_factor_inverse(const float *packed, size_t columns, float *diagonal);
+
 /* One threshold for all of a matrix, as the reference computes it: `relative` times the mean over
  * columns of the variance of their weights by the square of the factor's diagonal element. Permuted
  * weights, [rows][columns], at least two rows; factor: packed, NULL for the identity. */

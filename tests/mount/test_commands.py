@@ -13,7 +13,7 @@ import pytest
 
 import reference
 import tilecache
-from conftest import DATA, QUANTFS, RECIPES, convert, run, wait_until, written
+from conftest import DATA, GUIDED, OWN_RECIPES, QUANTFS, RECIPES, convert, run, wait_until, written
 
 COMMANDS = "mount umount ls inspect formats convert warm status cache".split()
 MODELS = ("demo-llama", "demo-qwen2")
@@ -61,11 +61,13 @@ def test_ls_tells_what_is_offered(mount, oracle):
     text = run("ls", DATA).stdout
     assert re.findall(r"^(\S+)  (\w+), (\d+) tensors, ([\d.]+ M) parameters$", text, re.M) == [
         ("demo-llama", "llama", "39", "2.89 M"), ("demo-qwen2", "qwen2", "38", "1.59 M")]
-    assert re.findall(r"[A-Z0-9_]+(?= +[\d.]+ [KM]iB)", text) == 2 * RECIPES
+    assert re.findall(r"[A-Z0-9_]+(?= +[\d.]+ [KM]iB)", text) == 2 * (RECIPES + OWN_RECIPES)
     exact = load("ls", "-v", "--json", DATA)
     for model in exact:
         name = model["name"]
-        assert model["file_bytes"] == {r: oracle[name][r]["size"] for r in RECIPES}
+        sizes = model["file_bytes"]
+        assert list(sizes) == RECIPES + OWN_RECIPES
+        assert {r: sizes[r] for r in RECIPES} == {r: oracle[name][r]["size"] for r in RECIPES}
         assert model["problem"] is None and model["architecture"] == name.split("-")[1]
     rough = load("ls", "--json", DATA)
     for model, other in zip(rough, exact):
@@ -73,7 +75,8 @@ def test_ls_tells_what_is_offered(mount, oracle):
             assert 0 < other["file_bytes"][recipe] - size < 100_000
     listed = re.findall(r"(\d+)  gguf/(\S+)", run("ls", "-v", DATA).stdout)
     assert {name: int(size) for size, name in listed} == {
-        f"{m}-{r}.gguf": oracle[m][r]["size"] for m in MODELS for r in RECIPES}
+        f"{model['name']}-{recipe}.gguf": size
+        for model in exact for recipe, size in model["file_bytes"].items()}
     mnt = mount(DATA)
     assert run("ls", mnt.point).stdout == text
     assert load("ls", "-v", "--json", mnt.point) == exact
@@ -166,11 +169,13 @@ def test_formats_are_ggmls():
         assert told["calibration"] == told["name"].startswith("gptq")
         assert re.search(rf"^  {told['name']} +{told['bpw']:.4g} ", text, re.M)
     assert [len(found[kind]) for kind in ("guided", "spqr", "gptq")] == [4, 3, 15]
-    assert [told["name"] for told in found["recipes"]] == RECIPES
-    for told in found["recipes"]:
+    assert [told["name"] for told in found["recipes"]] == RECIPES + OWN_RECIPES + GUIDED
+    for told in found["recipes"][:len(RECIPES)]:
         names = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}
         assert told["ftype"] == gguf.LlamaFileType[
             names.get(told["name"], f"MOSTLY_{told['name']}")]
+    assert [told["ftype"] for told in found["recipes"][len(RECIPES):][:2]] == [1004, 1003]
+    for told in found["recipes"]:
         assert re.search(rf"^  {told['name']} +{told['bpw']:.4g}: ", text, re.M)
 
 
@@ -345,6 +350,9 @@ def test_cache_finds_its_folder_and_says_where_there_is_none(tmp_path):
     assert f"{tmp_path}/quantfs: No such file" in fails("cache", "stat", env=env)
     (tmp_path / "quantfs").mkdir(0o700)
     assert run("cache", "stat", env=env).stdout.startswith(f"{tmp_path}/quantfs: 0 objects")
+    for action in ("verify", "prune", "clear"):
+        run("cache", action, env=env)
+    assert os.listdir(tmp_path / "quantfs") == []  # whoever looks makes nothing
     for args in (["stat", "--cache", "none"], ["nonsense"], [], ["stat", "verify"],
                  ["prune", "--size", "much"]):
         fails("cache", *args, status=1, env=env)

@@ -94,7 +94,8 @@ def test_quantized_tensors_are_shown_as_they_are(mount, quantized):
             if kind == "F32" or kind in seen:
                 continue
             seen.add(kind)
-            assert set(os.listdir(folder)) == {kind.lower(), "f32", "f16", "bf16", "info.json"}
+            assert set(os.listdir(folder)) == {kind.lower(), "f32", "f16", "bf16", "info.json",
+                                               "sensitivity.png"}
             shape = t.shape[::-1].tolist()
             x = reference.dequantize(t.data.tobytes(), kind, shape)
             assert (folder / "f32").read_bytes() == x.tobytes(), kind

@@ -15,12 +15,13 @@ import pytest
 
 import models
 import reference
-from conftest import DATA, QUANTFS, RECIPES, run
+from conftest import DATA, OWN_RECIPES, QUANTFS, RECIPES, run
 
 MODELS = ("demo-llama", "demo-qwen2")
 BLOCKS = {"f32": 1, "f16": 1, "bf16": 1, "q8_0": 32, "q6_k": 256, "q5_k": 256, "q5_1": 32,
           "q5_0": 32, "q4_k": 256, "q4_1": 32, "q4_0": 32, "iq4_nl": 32, "q3_k": 256, "q2_k": 256}
 SPQR = {"spqr4", "spqr3", "spqr2"}  # of any width; see test_spqr.py
+GPTQ = ("4-g128", "4-g32", "3-g128", "3-g32", "8-g128")
 LLAMA_TENSOR = "demo-llama/tensors/model.layers.2.self_attn.q_proj.weight"
 
 
@@ -28,8 +29,17 @@ def forms_of(dtype, shape):
     """The names under which a tensor is offered."""
     if len(shape) != 2:
         return {dtype.lower()}
-    return {dtype.lower()} | SPQR | {name for name, block in BLOCKS.items()
+    blocks = BLOCKS | {name: int(kind[kind.index("g") + 1:]) for kind in GPTQ
+                       for name in (f"gptq{kind}", f"gptq{kind}-natural", f"rtn{kind}")}
+    return {dtype.lower()} | SPQR | {name for name, block in blocks.items()
                                      if shape[-1] % block == 0}
+
+
+def measures_of(forms):
+    """What is measured of a tensor and lies beside these forms of it."""
+    lossy = forms - {"f32", "f16", "bf16", "info.json"}
+    matrix = {"sensitivity.png"} if lossy else set()
+    return matrix | {f"{form}.error.{kind}" for form in lossy for kind in ("png", "json")}
 
 
 def entries_of(folder):
@@ -53,13 +63,15 @@ def test_a_mount_shows_four_views_of_every_model(mount):
     assert sorted(os.listdir(mnt.point)) == sorted(MODELS)
     for model in MODELS:
         assert sorted(os.listdir(mnt / model)) == ["gguf", "hf", "original", "tensors"]
-        assert set(os.listdir(mnt / model / "gguf")) == {f"{model}-{r}.gguf" for r in RECIPES}
+        assert set(os.listdir(mnt / model / "gguf")) == {f"{model}-{r}.gguf"
+                                                         for r in RECIPES + OWN_RECIPES}
         assert everything(mnt / model / "original") == everything(DATA / model)
         entries = entries_of(DATA / model)
         assert set(os.listdir(mnt / model / "tensors")) == set(entries)
         for name, entry in entries.items():
-            shown = set(os.listdir(mnt / model / "tensors" / name))
-            assert shown == forms_of(entry["dtype"], entry["shape"]) | {"info.json"}
+            shown, forms = (set(os.listdir(mnt / model / "tensors" / name)),
+                            forms_of(entry["dtype"], entry["shape"]))
+            assert shown == forms | measures_of(forms) | {"info.json"}
     assert set(os.listdir(mnt / ".quantfs")) == {"stats", "stats.json", "metrics", "version",
                                                  "extents"}
     for name in ("nothing", "demo-llama/nothing", "demo-llama/gguf/demo-llama-Q9_K.gguf",
@@ -209,8 +221,7 @@ def test_info_tells_what_is_there(mount, model):
                                                                 entry["shape"])
         assert info["elements"] == np.prod(entry["shape"])
         assert {form: told["bytes"] for form, told in info["forms"].items()} == {
-            path.name: path.stat().st_size for path in folder.iterdir()
-            if path.name != "info.json"}
+            path.name: path.stat().st_size for path in folder.iterdir() if not path.suffix}
         for form, told in info["forms"].items():
             assert told["bpw"] == 8 * told["bytes"] / info["elements"], form
         source = (DATA / model / info["source"]["file"]).read_bytes()
@@ -228,9 +239,9 @@ def test_a_tensor_in_every_format_is_ggmls(mount, tmp_path, dtype):
     tensors = mount(folder.parent) / "m" / "tensors"
     for name in ("self_attn.q_proj", "mlp.down_proj"):
         name = f"model.layers.0.{name}.weight"
-        forms = forms_of(dtype, weights[name].shape) - SPQR
-        assert len(forms) == (14 if "q_proj" in name else 9)
-        for form in forms:
+        forms = forms_of(dtype, weights[name].shape)
+        assert len(forms & BLOCKS.keys()) == (14 if "q_proj" in name else 9)
+        for form in forms & BLOCKS.keys():
             packed = (tensors / name / form).read_bytes()
             assert packed == reference.quantize(weights[name], form.upper()), form
 
@@ -241,7 +252,8 @@ def test_forms_and_notensors_restrict_what_is_shown(mount):
     mnt = mount(DATA, "forms=Q4_K_M:q6_k:Q8_0")
     assert set(os.listdir(mnt / "demo-llama" / "gguf")) == {
         f"demo-llama-{recipe}.gguf" for recipe in ("Q4_K_M", "Q6_K", "Q8_0")}
-    assert set(os.listdir(mnt / LLAMA_TENSOR)) == {"bf16", "q6_k", "q8_0", "info.json"}
+    forms = {"bf16", "q6_k", "q8_0", "info.json"}
+    assert set(os.listdir(mnt / LLAMA_TENSOR)) == forms | measures_of(forms)
     for hidden in ("demo-llama/gguf/demo-llama-Q2_K.gguf", f"{LLAMA_TENSOR}/q2_k"):
         assert not (mnt / hidden).exists()
     assert (mnt / "demo-llama" / "gguf" / "demo-llama-Q4_K_M.gguf").read_bytes()

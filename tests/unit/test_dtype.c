@@ -75,6 +75,9 @@ static const struct {
     {"NVFP4",       "nvfp4",       64,  4.5,    40,    false, false, NULL},
     {"Q1_0",        "q1_0",        128, 1.125,  41,    false, false, NULL},
     {"Q2_0",        "q2_0",        64,  2.25,   42,    false, false, NULL},
+    {"SPQR2",       "spqr2",       1024, 2.625, 1002,  false, false, "SPQR2"},
+    {"SPQR3",       "spqr3",       1024, 3.625, 1003,  false, false, "SPQR3"},
+    {"SPQR4",       "spqr4",       1024, 4.625, 1004,  false, false, "SPQR4"},
 };
 /* clang-format on */
 
@@ -104,7 +107,10 @@ static void test_every_element_type(void **state)
         assert_int_equal(t->widen != NULL, types[i].widens);
         assert_int_equal(t->scaled, types[i].scaled);
         assert_int_equal(dtype_is_quantized(t), i >= SAFETENSORS);
-        assert_ptr_equal(t->format, types[i].format ? format_by_name(types[i].format) : NULL);
+        if (types[i].format)
+            assert_string_equal(t->format->title, types[i].format);
+        else
+            assert_null(t->format);
     }
 }
 
@@ -114,7 +120,7 @@ static void test_what_is_no_element_type_is_not_found(void **state)
     (void)state;
     static const char *const names[] = {"",    "f32",  "F",    "F320", "F32 ", "INT8",
                                         "F8",  "F128", "Q4_K", "Q8_0", "q8_0", "MXFP4"};
-    static const uint32_t ids[] = {4, 5, 31, 32, 33, 36, 37, 38, 43, 255, UINT32_MAX};
+    static const uint32_t ids[] = {4, 5, 31, 32, 33, 36, 37, 38, 43, 255, 1000, 1001, 1005, UINT32_MAX};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         assert_null(dtype_by_name(names[i]));
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)

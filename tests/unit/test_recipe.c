@@ -3,6 +3,7 @@
  * llama-quantize's choice of formats, spelled out: which layers of a 32-layer model get what from
  * each recipe, and what widths, ties, grouped heads, experts and importance matrices change.
  */
+#include "codec/guided.h"
 #include "codec/recipe.h"
 
 #include <setjmp.h>
@@ -182,7 +183,7 @@ static void check_recipes(const struct recipe_facts *facts)
         check_layers(recipe, 32, "ffn_down", table[i].ffn_down.layers, table[i].ffn_down.in_list,
                      table[i].ffn_down.elsewhere);
     }
-    assert_int_equal(rows, RECIPE_COUNT);
+    assert_int_equal(rows, RECIPE_LLAMA_COUNT);
 }
 
 static void test_every_recipe_on_32_layers(void **state)
@@ -489,7 +490,7 @@ static void test_attention_of_eight_experts(void **state)
     (void)state;
     static const struct {
         const char *recipe, *keys_and_values, *attn_output;
-    } cases[RECIPE_COUNT] = {
+    } cases[RECIPE_LLAMA_COUNT] = {
         {"F32",    "F32",  "F32"},    {"BF16",   "BF16", "BF16"}, {"F16",    "F16",  "F16"},
         {"Q8_0",   "Q8_0", "Q8_0"},   {"Q6_K",   "Q8_0", "Q6_K"}, {"Q5_K_M", "Q8_0", "Q5_K"},
         {"Q5_K_S", "Q8_0", "Q5_K"},   {"Q5_1",   "Q8_0", "Q5_1"}, {"Q5_0",   "Q8_0", "Q5_0"},
@@ -503,7 +504,7 @@ static void test_attention_of_eight_experts(void **state)
         {.layers = 32, .heads = 32, .kv_heads = 8, .experts = 8, .large = true},
     };
     make_model(32, false, 4096, 14336);
-    for (size_t i = 0; i < RECIPE_COUNT; i++)
+    for (size_t i = 0; i < RECIPE_LLAMA_COUNT; i++)
         for (size_t j = 0; j < sizeof eight / sizeof *eight; j++) {
             assign(cases[i].recipe, &eight[j]);
             check_layers(cases[i].recipe, 32, "attn_k", ALL, cases[i].keys_and_values, NULL);
@@ -550,6 +551,57 @@ static void test_layers_of_experts(void **state)
     }
 }
 
+/* Everything but embedding and output is in stripes, whatever its width. */
+static void test_recipes_of_stripes(void **state)
+{
+    (void)state;
+    static const char *const recipes_of[] = {"SPQR4", "SPQR3"};
+    static const char *const kinds[] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_down"};
+    for (size_t i = 0; i < 2; i++) {
+        make_model(4, false, 320, 1000);
+        assign(recipes_of[i], &(struct recipe_facts){.layers = 4, .experts = 8, .imatrix = true});
+        for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+            check_layers(recipes_of[i], 4, kinds[k], ALL, recipes_of[i], NULL);
+        assert_string_equal(choice("blk.0.attn_norm.weight"), "kept");
+        assert_string_equal(choice("output.weight"), "Q8_0"); /* 320 is no multiple of 256 */
+        assert_string_equal(choice("token_embd.weight"), "Q8_0");
+        make_model(4, true, 4096, 11008);
+        assign(recipes_of[i], &(struct recipe_facts){.layers = 4});
+        assert_string_equal(choice("token_embd.weight"), "Q6_K");
+        assert_int_equal(recipe_by_name(recipes_of[i])->ftype, 1004 - i);
+    }
+}
+
+/* A guided recipe is the plain one with an importance matrix, but for the choice of codes. */
+static void test_guided_recipes(void **state)
+{
+    (void)state;
+    const struct format *guided[TENSORS_MAX];
+    int recipes_seen = 0, tensors_seen = 0;
+    make_model(32, false, 4096, 11008);
+    for (size_t i = 0; i < RECIPE_COUNT; i++) {
+        char plain[32];
+        if (!recipes[i].guided)
+            continue;
+        recipes_seen++;
+        snprintf(plain, sizeof plain, "%s", recipes[i].name);
+        *strchr(plain, '-') = '\0';
+        assert_int_equal(recipes[i].ftype, recipe_by_name(plain)->ftype);
+        assign(recipes[i].name, &(struct recipe_facts){.layers = 32, .heads = 32, .kv_heads = 8});
+        memcpy(guided, chosen, sizeof guided);
+        assign(plain, &(struct recipe_facts){
+                          .layers = 32, .heads = 32, .kv_heads = 8, .imatrix = true});
+        for (size_t t = 0; t < count; t++) {
+            const struct format *other = chosen[t] ? guided_format_of(chosen[t]) : NULL;
+            bool linear = strncmp(tensors[t].name, "blk.", 4) == 0;
+            assert_ptr_equal(guided[t], linear && other ? other : chosen[t]);
+            tensors_seen += linear && other;
+        }
+    }
+    assert_int_equal(recipes_seen, 8);
+    assert_true(tensors_seen > 8 * 32 * 5);
+}
+
 static void test_recipes_by_name(void **state)
 {
     (void)state;
@@ -576,6 +628,8 @@ int main(void)
         cmocka_unit_test(test_fused_values_are_values),
         cmocka_unit_test(test_attention_of_eight_experts),
         cmocka_unit_test(test_layers_of_experts),
+        cmocka_unit_test(test_recipes_of_stripes),
+        cmocka_unit_test(test_guided_recipes),
         cmocka_unit_test(test_recipes_by_name),
     };
     return cmocka_run_group_tests_name("recipe", tests, NULL, NULL);

@@ -101,7 +101,7 @@ static int place(struct engine *e, const struct run_options *o, struct error *er
     uint64_t here = ram_resident(), rest = forward_bytes(e->forward), available = ram_available();
     /* a sixteenth for what the machine wants meanwhile */
     uint64_t all = o->ram ? o->ram : here + available - available / 16;
-    uint64_t taken = here + rest, least = weights_ring_least(&e->weights);
+    uint64_t taken = here + rest, least = e->by_layer ? 0 : weights_ring_least(&e->weights);
     if (o->takes)
         taken += o->takes(o->takes_context, k, all > taken ? all - taken : 0, e->weights.bytes);
     char has[16], takes[16], needs[16];
@@ -112,6 +112,8 @@ static int place(struct engine *e, const struct run_options *o, struct error *er
                          " take %s, and the weights need %s at least",
                          text_bytes(all, has), e->context, text_bytes(taken, takes),
                          text_bytes(least, needs));
+    if (e->by_layer)
+        return 0;
     double share = k->experts ? (double)k->experts_used / k->experts : 1;
     return weights_place(&e->weights, &(struct placing){all - taken, o->ring, o->io, share}, err);
 }
@@ -124,7 +126,7 @@ static int load(struct engine *e, const struct run_options *o, uint32_t context,
     rc = rc ? rc
             : forward_new(&e->model, &e->weights, e->team, e->context, batch, &e->forward, err);
     rc = rc ? rc : place(e, o, err);
-    if (!rc)
+    if (!rc && !e->by_layer)
         expect(e);
     return rc;
 }
@@ -132,7 +134,7 @@ static int load(struct engine *e, const struct run_options *o, uint32_t context,
 int engine_open(struct engine *e, const char *path, const struct run_options *o, uint32_t context,
                 struct error *err)
 {
-    *e = (struct engine){0};
+    *e = (struct engine){.by_layer = o->by_layer};
     int rc = start(e, o->threads, err);
     rc = rc ? rc : weights_open(&e->weights, path, e->backend, err);
     if (!rc) {

@@ -14,21 +14,22 @@ enum { HEADER_SIZE = 88, VERSION = 1 };
 enum { KIND_FACTOR = 1, KIND_HESSIAN = 2 };
 
 int factor_path(const char *folder, const struct facts *f, const struct factor_input *input,
-                float damping, char path[PATH_MAX], struct error *err)
+                struct factor_kind kind, char path[PATH_MAX], struct error *err)
 {
-    char expert[16] = "", end[32] = ".hessian";
+    char expert[16] = "", end[48] = ".hessian";
     if (f->experts && input_names[input->input].experts)
         snprintf(expert, sizeof expert, ".%" PRIu32, input->part);
-    if (damping > 0)
-        snprintf(end, sizeof end, ".damp%g.factor", (double)damping);
+    if (kind.damping > 0)
+        snprintf(end, sizeof end, ".damp%g%s.factor", (double)kind.damping,
+                 kind.natural ? ".natural" : "");
     int n = snprintf(path, PATH_MAX, "%s/blk.%" PRIu32 ".%s%s%s", folder, input->layer,
                      input_names[input->input].input, expert, end);
     return n < PATH_MAX ? 0 : error_set(err, -ENAMETOOLONG, "%s: the name is too long", folder);
 }
 
-uint64_t factor_size(uint64_t cols, float damping)
+uint64_t factor_size(uint64_t cols, struct factor_kind kind)
 {
-    uint64_t order = damping > 0 ? cols : 0, triangle = cols * (cols + 1) / 2;
+    uint64_t order = kind.damping > 0 ? cols : 0, triangle = cols * (cols + 1) / 2;
     return HEADER_SIZE + (order + triangle) * sizeof(float) + crypto_hash_sha256_BYTES;
 }
 
@@ -73,52 +74,40 @@ static int put_digest(struct writer *w, struct error *err)
     return output_write(&w->out, digest, sizeof digest, err);
 }
 
-static int begin(struct writer *w, const char *path, uint64_t cols, struct error *err)
+static int put_factor(struct writer *w, uint64_t n, const struct factor_parts *factor,
+                      struct error *err)
 {
-    crypto_hash_sha256_init(&w->digest);
-    w->row = calloc(cols, sizeof *w->row);
-    int rc = w->row ? output_open(&w->out, path, err) : error_set(err, -ENOMEM, "out of memory");
-    if (rc)
-        free(w->row);
+    int rc = put(w, factor->order, n * sizeof *factor->order, err);
+    for (uint64_t i = 0; !rc && i < n; i++) {
+        hessian_factor_row(factor->work, n, i, w->row);
+        rc = put(w, w->row, (n - i) * sizeof *w->row, err);
+    }
     return rc;
 }
 
-static int end(struct writer *w, int rc, struct error *err)
+static int put_hessian(struct writer *w, const struct hessian *h, struct error *err)
 {
-    rc = rc ? rc : put_digest(w, err);
-    free(w->row);
-    return output_close(&w->out, rc, true, err);
+    uint64_t n = h->cols;
+    int rc = 0;
+    for (uint64_t i = 0; !rc && i < n; i++)
+        rc = put(w, h->h + i * n + i, (n - i) * sizeof *h->h, err);
+    return rc;
 }
 
 int factor_write(const char *path, const struct origin *from, const struct factor_input *input,
-                 const struct hessian *h, const uint32_t *order, float damping, const float *work,
-                 struct error *err)
+                 const struct hessian *h, const struct factor_parts *factor, struct error *err)
 {
-    struct writer w;
-    uint64_t n = h->cols;
-    int rc = begin(&w, path, n, err);
-    if (rc)
-        return rc;
-    rc = put_header(&w, KIND_FACTOR, damping, from, input, h, err);
-    rc = rc ? rc : put(&w, order, n * sizeof *order, err);
-    for (uint64_t i = 0; !rc && i < n; i++) {
-        hessian_factor_row(work, n, i, w.row);
-        rc = put(&w, w.row, (n - i) * sizeof *w.row, err);
+    struct writer w = {.row = calloc(h->cols, sizeof *w.row)};
+    int rc = w.row ? output_open(&w.out, path, err) : error_set(err, -ENOMEM, "out of memory");
+    if (!rc) {
+        crypto_hash_sha256_init(&w.digest);
+        rc = put_header(&w, factor ? KIND_FACTOR : KIND_HESSIAN, factor ? factor->damping : 0, from,
+                        input, h, err);
+        if (!rc)
+            rc = factor ? put_factor(&w, h->cols, factor, err) : put_hessian(&w, h, err);
+        rc = rc ? rc : put_digest(&w, err);
+        rc = output_close(&w.out, rc, true, err);
     }
-    return end(&w, rc, err);
-}
-
-int factor_write_hessian(const char *path, const struct origin *from,
-                         const struct factor_input *input, const struct hessian *h,
-                         struct error *err)
-{
-    struct writer w;
-    uint64_t n = h->cols;
-    int rc = begin(&w, path, n, err);
-    if (rc)
-        return rc;
-    rc = put_header(&w, KIND_HESSIAN, 0, from, input, h, err);
-    for (uint64_t i = 0; !rc && i < n; i++)
-        rc = put(&w, h->h + i * n + i, (n - i) * sizeof *h->h, err);
-    return end(&w, rc, err);
+    free(w.row);
+    return rc;
 }

@@ -19,19 +19,28 @@ struct factor_input {
     uint32_t part; /* expert */
 };
 
-/* What such a file is called; damping: 0 for the Hessian itself. -ENAMETOOLONG. */
+/* What is made of it. */
+struct factor_kind {
+    float damping; /* 0: the Hessian itself */
+    bool natural;  /* a factor with the columns in their own order */
+};
+
+/* What such a file is called. -ENAMETOOLONG. */
 int factor_path(const char *folder, const struct facts *f, const struct factor_input *input,
-                float damping, char path[PATH_MAX], struct error *err);
+                struct factor_kind kind, char path[PATH_MAX], struct error *err);
 
 /* Bytes of it. */
-uint64_t factor_size(uint64_t cols, float damping);
+uint64_t factor_size(uint64_t cols, struct factor_kind kind);
 
-/* Write it, in place of one that is there. work: as hessian_factor left it. */
+/* A factor as hessian_factor left it. */
+struct factor_parts {
+    float damping;
+    const uint32_t *order; /* [cols] */
+    const float *work;
+};
+
+/* Writes it, in place of one that is there. factor: NULL for the Hessian itself. */
 int factor_write(const char *path, const struct origin *from, const struct factor_input *input,
-                 const struct hessian *h, const uint32_t *order, float damping, const float *work,
-                 struct error *err);
-int factor_write_hessian(const char *path, const struct origin *from,
-                         const struct factor_input *input, const struct hessian *h,
-                         struct error *err);
+                 const struct hessian *h, const struct factor_parts *factor, struct error *err);
 
 #endif

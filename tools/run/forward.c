@@ -488,14 +488,46 @@ static int put_logits(struct forward *f, uint32_t first, uint32_t n, float *logi
     return 0;
 }
 
+static int check_range(const struct forward *f, uint32_t n, uint32_t position, struct error *err)
+{
+    if (n && n <= f->batch && position <= f->context && n <= f->context - position)
+        return 0;
+    return error_set(err, -ERANGE, "position %" PRIu32 " is beyond the context of %" PRIu32,
+                     position + n, f->context);
+}
+
+int forward_embed(struct forward *f, const uint32_t *tokens, uint32_t n, float *x,
+                  struct error *err)
+{
+    int rc = check_range(f, n, 0, err);
+    rc = rc ? rc : embed(f, tokens, n, err);
+    if (!rc)
+        memcpy(x, f->x, (size_t)n * f->model->facts.width * sizeof *x);
+    return rc;
+}
+
+int forward_layer(struct forward *f, uint32_t layer, float *x, uint32_t n, uint32_t position,
+                  struct error *err)
+{
+    size_t size = (size_t)n * f->model->facts.width * sizeof *x;
+    int rc = check_range(f, n, position, err);
+    if (rc)
+        return rc;
+    memcpy(f->x, x, size);
+    set_angles(f, position, n);
+    rc = run_layer(f, layer, position, n, err);
+    memcpy(x, f->x, size);
+    return rc;
+}
+
 int forward_run(struct forward *f, const uint32_t *tokens, uint32_t n, uint32_t position, bool all,
                 float *logits, struct error *err)
 {
-    if (n == 0 || n > f->batch || position > f->context || n > f->context - position)
-        return error_set(err, -ERANGE, "position %" PRIu32 " is beyond the context of %" PRIu32,
-                         position + n, f->context);
+    int rc = check_range(f, n, position, err);
+    if (rc)
+        return rc;
     weights_begin(f->weights);
-    int rc = embed(f, tokens, n, err);
+    rc = embed(f, tokens, n, err);
     set_angles(f, position, n);
     for (uint32_t l = 0; !rc && l < f->model->facts.layers; l++)
         rc = run_layer(f, l, position, n, err);

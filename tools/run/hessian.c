@@ -11,6 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+void hessian_threads(unsigned count)
+{
+    openblas_set_num_threads((int)count);
+}
+
 uint64_t hessian_bytes(uint64_t cols)
 {
     return cols * cols * sizeof(float);
@@ -26,7 +31,6 @@ float *hessian_memory(uint64_t cols)
 
 int hessian_new(struct hessian *h, uint64_t cols, struct error *err)
 {
-    openblas_set_num_threads(1);
     *h = (struct hessian){.cols = cols, .h = hessian_memory(cols)};
     return h->h ? 0
                 : error_set(err, -ENOMEM, "no memory for a Hessian of %" PRIu64 " columns", cols);

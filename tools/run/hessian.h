@@ -9,7 +9,8 @@
  * first.
  *
  * The only module that knows BLAS and LAPACK. One thread calls them, for not every build of them
- * bears more, and they take one: so the bytes are the same whatever the number of threads.
+ * bears more. How many they take themselves is said beforehand, and the last bits of what they give
+ * depend on it.
  */
 #ifndef TOOLS_RUN_HESSIAN_H
 #define TOOLS_RUN_HESSIAN_H
@@ -25,6 +26,9 @@ struct hessian {
 
 /* Bytes that BLAS itself takes. */
 enum { HESSIAN_BLAS = 32 << 20 };
+
+/* From now on BLAS takes so many threads, if it was built for more than one. */
+void hessian_threads(unsigned count);
 
 /* Bytes of the matrix, which is also what hessian_factor works in. */
 uint64_t hessian_bytes(uint64_t cols);

@@ -39,8 +39,8 @@ uint64_t hessians_fit(struct hessians *h, const struct facts *f, uint64_t room, 
         budget = room - weights;
     uint64_t fit = budget > work ? (budget - work) / layer : 0;
     uint32_t end = h->end < f->layers ? h->end : f->layers;
-    uint32_t wanted = end > h->first ? end - h->first : 1;
-    if (!h->damping_count)
+    uint32_t wanted = end > h->first && !h->one_by_one ? end - h->first : 1;
+    if (!h->kind_count)
         return 0;
     h->at_once = fit < 1 ? 1 : fit < wanted ? (uint32_t)fit : wanted;
     return work + h->at_once * layer;
@@ -66,10 +66,10 @@ static int count_missing(struct hessians *h, const struct factor_input *input, u
     char path[PATH_MAX];
     uint64_t cols = input_cols(h->facts, input->input);
     int rc = 0;
-    for (size_t d = 0; !rc && d < h->damping_count; d++) {
-        uint64_t size = factor_size(cols, h->dampings[d]);
+    for (size_t k = 0; !rc && k < h->kind_count; k++) {
+        uint64_t size = factor_size(cols, h->kinds[k]);
         bool there = false;
-        rc = factor_path(h->folder, h->facts, input, h->dampings[d], path, err);
+        rc = factor_path(h->folder, h->facts, input, h->kinds[k], path, err);
         rc = rc ? rc : is_there(path, size, &there, err);
         if (!rc && !there) {
             h->missing_bytes += size;
@@ -94,7 +94,7 @@ static int plan_layer(struct hessians *h, uint32_t layer, struct error *err)
 int hessians_plan(struct hessians *h, struct error *err)
 {
     int rc = 0;
-    if (!h->damping_count)
+    if (!h->kind_count)
         return 0;
     if (h->end > h->facts->layers && h->end != UINT32_MAX)
         return error_set(err, -ERANGE, "there is no layer %" PRIu32 " among %" PRIu32, h->end - 1,
@@ -132,6 +132,7 @@ int hessians_begin(struct hessians *h, struct error *err)
 {
     uint32_t left = h->todo_count - h->done, parts = h->facts->experts ? h->facts->experts : 1;
     int rc = 0;
+    hessian_threads(1);
     h->group = left < h->at_once ? left : h->at_once;
     h->all = calloc((size_t)h->group * INPUT_COUNT + 1, parts * sizeof *h->all);
     if (!h->all)
@@ -156,27 +157,27 @@ void hessians_add(struct hessians *h, uint32_t layer, enum layer_input input, ui
 /* Where factors are worked out, and how far that is. */
 struct writing {
     struct hessians *h;
-    uint32_t *order;
+    uint32_t *orders[2]; /* by activation, and natural */
     float *work;
     struct progress progress;
 };
 
 static int write_file(struct writing *w, const struct factor_input *input, const struct hessian *h,
-                      float damping, struct error *err)
+                      struct factor_kind kind, struct error *err)
 {
     char path[PATH_MAX];
     bool there;
-    int rc = factor_path(w->h->folder, w->h->facts, input, damping, path, err);
-    rc = rc ? rc : is_there(path, factor_size(h->cols, damping), &there, err);
+    struct factor_parts factor = {kind.damping, w->orders[kind.natural], w->work};
+    int rc = factor_path(w->h->folder, w->h->facts, input, kind, path, err);
+    rc = rc ? rc : is_there(path, factor_size(h->cols, kind), &there, err);
     if (rc || there)
         return rc;
-    if (damping > 0) {
-        rc = hessian_factor(h, w->order, damping, w->work, err);
-        rc = rc ? error_prefix(err, rc, "%s", path)
-                : factor_write(path, &w->h->from, input, h, w->order, damping, w->work, err);
-    } else {
-        rc = factor_write_hessian(path, &w->h->from, input, h, err);
+    if (kind.damping > 0) {
+        rc = hessian_factor(h, factor.order, kind.damping, w->work, err);
+        if (rc)
+            return error_prefix(err, rc, "%s", path);
     }
+    rc = factor_write(path, &w->h->from, input, h, kind.damping > 0 ? &factor : NULL, err);
     progress_add(&w->progress, !rc);
     return rc;
 }
@@ -185,9 +186,9 @@ static int write_input(struct writing *w, const struct factor_input *input, stru
                        struct error *err)
 {
     hessian_finish(h, w->h->from.chunks);
-    int rc = hessian_order(h, w->order, err);
-    for (size_t d = 0; !rc && d < w->h->damping_count; d++)
-        rc = write_file(w, input, h, w->h->dampings[d], err);
+    int rc = hessian_order(h, w->orders[0], err);
+    for (size_t k = 0; !rc && k < w->h->kind_count; k++)
+        rc = write_file(w, input, h, w->h->kinds[k], err);
     return rc;
 }
 
@@ -210,15 +211,19 @@ int hessians_write(struct hessians *h, struct error *err)
     if (!h->group)
         return 0;
     w.work = hessian_memory(most);
-    w.order = calloc(most, sizeof *w.order);
-    int rc = w.work && w.order ? 0 : error_set(err, -ENOMEM, "out of memory");
+    w.orders[0] = calloc(2 * most, sizeof *w.orders[0]);
+    int rc = w.work && w.orders[0] ? 0 : error_set(err, -ENOMEM, "out of memory");
+    w.orders[1] = w.orders[0] + most;
+    for (uint32_t c = 0; !rc && c < most; c++)
+        w.orders[1][c] = c;
     for (uint32_t at = 0; at < h->group; at++)
         files += h->todo[h->done + at].files;
     progress_begin(&w.progress, "factoring", "files", files);
+    hessian_threads(h->threads);
     rc = rc ? rc : write_group(&w, err);
     progress_end(&w.progress);
     free(w.work);
-    free(w.order);
+    free(w.orders[0]);
     h->done += h->group;
     free_group(h);
     return rc;

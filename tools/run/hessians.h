@@ -14,10 +14,12 @@ enum { DAMPINGS_MAX = 8 };
 struct hessians {
     /* What is wanted: */
     const char *folder;
-    float dampings[DAMPINGS_MAX + 1]; /* 0: the Hessians themselves */
-    size_t damping_count;             /* 0: nothing is wanted */
-    uint32_t first, end;              /* layers */
-    uint32_t at_once;                 /* layers that there is memory for */
+    struct factor_kind kinds[2 * DAMPINGS_MAX + 1]; /* files of each input */
+    size_t kind_count;                              /* 0: nothing is wanted */
+    uint32_t first, end;                            /* layers */
+    bool one_by_one;                                /* no two layers at once */
+    uint32_t at_once;                               /* layers that there is memory for */
+    unsigned threads;                               /* that factor */
     const struct facts *facts;
     struct origin from;
     /* What there is to do: */
@@ -40,7 +42,8 @@ uint64_t hessians_fit(struct hessians *h, const struct facts *f, uint64_t room, 
  * another size. */
 int hessians_plan(struct hessians *h, struct error *err);
 
-/* Begins with the next layers. -ENOMEM. */
+/* Begins with the next layers. While they are summed up BLAS takes one thread: its others would go on
+ * spinning in the way of the forward pass, which made all of it half as slow again. -ENOMEM. */
 int hessians_begin(struct hessians *h, struct error *err);
 
 void hessians_add(struct hessians *h, uint32_t layer, enum layer_input input, uint32_t part,
