@@ -39,22 +39,22 @@ static int list(struct held *h, struct layer *l, const struct facts *f, struct e
     return 0;
 }
 
-/* Room for the matrix in a format of so many bytes a row; what was there is gone. */
+/* Room for the matrix in a format; what was there is gone. */
 static int allocate(struct held *h, struct held_matrix *m, const struct format *format,
-                    uint64_t row_size, struct error *err)
+                    struct error *err)
 {
     struct backend *b = h->weights->backend;
     if (m->memory)
         b->free(b, m->memory);
     m->memory = NULL;
     *m->place = m->stored;
-    if (b->alloc(b, m->stored->rows * row_size, &m->memory))
-        return error_set(err, -ENOMEM, "no memory for a matrix of %" PRIu64 " x %" PRIu64,
-                         m->stored->rows, m->stored->cols);
     m->here = *m->stored;
     m->here.format = format;
-    m->here.row_size = row_size;
-    m->here.resident_rows = m->here.rows;
+    if (!weight_set_units(&m->here) ||
+        b->alloc(b, m->here.units * m->here.unit_size, &m->memory))
+        return error_set(err, -ENOMEM, "no memory for a matrix of %" PRIu64 " x %" PRIu64,
+                         m->stored->rows, m->stored->cols);
+    m->here.resident_units = m->here.units;
     m->here.resident = m->memory;
     *m->place = &m->here;
     return 0;
@@ -62,7 +62,7 @@ static int allocate(struct held *h, struct held_matrix *m, const struct format *
 
 int held_replace(struct held *h, struct held_matrix *m, float **values, struct error *err)
 {
-    int rc = allocate(h, m, &formats[FORMAT_F32], m->stored->cols * sizeof **values, err);
+    int rc = allocate(h, m, &formats[FORMAT_F32], err);
     *values = m->memory;
     return rc;
 }
@@ -70,9 +70,9 @@ int held_replace(struct held *h, struct held_matrix *m, float **values, struct e
 static int load(struct held *h, struct held_matrix *m, struct error *err)
 {
     const struct weight *s = m->stored;
-    int rc = allocate(h, m, s->format, s->row_size, err);
+    int rc = allocate(h, m, s->format, err);
     return rc ? rc
-              : source_read(h->weights->file, m->memory, s->offset, s->rows * s->row_size, err);
+              : source_read(h->weights->file, m->memory, s->offset, s->units * s->unit_size, err);
 }
 
 int held_load(struct held *h, struct run_model *m, uint32_t layer, struct weights *weights,
