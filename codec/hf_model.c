@@ -192,7 +192,8 @@ static int put_repacked(struct safetensors_writer *w, const struct hf_part *part
     part->repack->shape(&matrix, shape);
     if (asprintf(&name, "%.*s%s", hf_layer_name(t), t->name, part->repack->name) < 0)
         return error_set(err, -ENOMEM, "out of memory");
-    int rc = safetensors_add(w, name, part->repack->dtype, shape, part->repack->ndim, part->size, err);
+    int rc =
+        safetensors_add(w, name, part->repack->dtype, shape, part->repack->ndim, part->size, err);
     free(name);
     return rc;
 }

@@ -11,10 +11,16 @@
 
 /* ---- which layers ---- */
 
-static bool in_layer(const struct model_tensor *t) { return starts_with(t->name, "blk."); }
+static bool in_layer(const struct model_tensor *t)
+{
+    return starts_with(t->name, "blk.");
+}
 
 /* transformers keeps the experts of a layer in one piece, which is no linear layer. */
-static bool has_experts(const struct model_tensor *t) { return in_layer(t) && strstr(t->name, "_exps."); }
+static bool has_experts(const struct model_tensor *t)
+{
+    return in_layer(t) && strstr(t->name, "_exps.");
+}
 
 /* All matrices of a layer are linear layers, and nothing else is but the output. */
 static bool is_linear(const struct model_tensor *t)
@@ -27,8 +33,8 @@ void hf_model_mark_linear(struct hf_model *hf, const struct model *m)
 {
     for (size_t i = 0; i < hf->count; i++)
         for (size_t k = 0; !hf->tensors[i].linear && k < m->count; k++)
-            hf->tensors[i].linear =
-                is_linear(&m->tensors[k]) && m->tensors[k].view.tensor == hf->tensors[i].view.tensor;
+            hf->tensors[i].linear = is_linear(&m->tensors[k]) &&
+                                    m->tensors[k].view.tensor == hf->tensors[i].view.tensor;
 }
 
 bool hf_form_quantizes(const struct hf_form *form, const struct hf_tensor *t)
@@ -136,7 +142,7 @@ enum { SPQR_WIDTH_MAX = ((48 - 2) * 1024 - 128) / 2 };
 static const char *refuse_spqr(uint64_t rows, uint64_t cols)
 {
     struct spqr_layout stripes;
-    if (rows % SPQR_ROWS || cols % SPQR_GROUP)
+    if (!rows || !cols || rows % SPQR_ROWS || cols % SPQR_GROUP)
         return "rows and columns are no multiples of 16, which SpQR's kernel needs";
     if (cols > SPQR_WIDTH_MAX)
         return "rows are too long for the shared memory of SpQR's kernel";
@@ -178,11 +184,11 @@ static int describe_spqr(const struct hf_model *m, const struct hf_form *form, j
     }
     if (!failed && !has_output)
         failed = json_array_append_new(kept, json_string(output)) != 0;
-    json_t *all = failed ? NULL
-                         : json_pack("{s:i, s:i, s:i, s:O, s:O}", "bits",
-                                     (int)hf_form_packed(form)->stripe_bits, "beta1", SPQR_ROWS,
-                                     "beta2", SPQR_GROUP, "modules_to_not_convert", kept, "shapes",
-                                     shapes);
+    json_t *all =
+        failed ? NULL
+               : json_pack("{s:i, s:i, s:i, s:O, s:O}", "bits",
+                           (int)hf_form_packed(form)->stripe_bits, "beta1", SPQR_ROWS, "beta2",
+                           SPQR_GROUP, "modules_to_not_convert", kept, "shapes", shapes);
     failed = !all || json_object_update(out, all);
     json_decref(all);
     json_decref(kept);
@@ -196,9 +202,9 @@ enum { GPTQ_GROUP = 128, GPTQ_WORD = 32 };
 
 static const char *refuse_gptq(uint64_t rows, uint64_t cols)
 {
-    if (cols % GPTQ_GROUP)
+    if (!cols || cols % GPTQ_GROUP)
         return "its width is no multiple of 128, GPTQ's group";
-    if (rows % GPTQ_WORD)
+    if (!rows || rows % GPTQ_WORD)
         return "its rows are no multiple of 32, the codes in GPTQ's words";
     return NULL;
 }
@@ -208,8 +214,10 @@ static bool in_list(const json_t *list, const char *text)
     size_t i;
     json_t *item;
     json_array_foreach(list, i, item)
+    {
         if (strcmp(json_string_value(item), text) == 0)
             return true;
+    }
     return false;
 }
 
@@ -250,9 +258,9 @@ static int describe_gptq(const struct hf_model *m, const struct hf_form *form, j
                                     "group_size", (int)f->block, "desc_act", 0, "sym", 1,
                                     "checkpoint_format", "gptq", "lm_head", 0)
                         : NULL;
-    bool failed = !all || json_object_update(out, all) ||
-                  (some && json_object_set_new(out, "modules_in_block_to_quantize",
-                                               json_pack("[O]", roles)));
+    bool failed =
+        !all || json_object_update(out, all) ||
+        (some && json_object_set_new(out, "modules_in_block_to_quantize", json_pack("[O]", roles)));
     json_decref(all);
     json_decref(roles);
     return failed ? -ENOMEM : 0;
@@ -286,7 +294,10 @@ struct repack_matrix hf_form_matrix(const struct hf_form *form, const struct hf_
     return (struct repack_matrix){hf_form_packed(form), t->view.rows, t->view.cols, NULL};
 }
 
-int hf_layer_name(const struct hf_tensor *t) { return (int)(strlen(t->name) - strlen("weight")); }
+int hf_layer_name(const struct hf_tensor *t)
+{
+    return (int)(strlen(t->name) - strlen("weight"));
+}
 
 int hf_quant_put_config(const struct hf_model *m, const struct hf_form *form, json_t *config)
 {

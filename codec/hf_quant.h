@@ -17,8 +17,8 @@ struct hf_method {
     const struct repack *repacks; /* that stand for a weight, the widest elements first and the last
                                      of an odd size where any is */
     uint32_t count;
-    bool bias;                    /* a layer may have one */
-    bool whole;                   /* every linear layer must be quantized, or none is */
+    bool bias;  /* a layer may have one */
+    bool whole; /* every linear layer must be quantized, or none is */
     /* NULL where matrices of that shape can be quantized, else why not. */
     const char *(*refuses)(uint64_t rows, uint64_t cols);
     /* Adds what config.json's quantization_config has beside the method's name. -ENOMEM. */

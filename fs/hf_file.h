@@ -24,10 +24,10 @@ unsigned hf_form_shown_as(const struct hf_form *form);
 const char *hf_file_name(const struct checkpoint *c, uint32_t item);
 
 /* Its size, and what is in it. -errno with a sentence. */
-int hf_file_size(struct checkpoint *c, const struct hf_form *form, uint32_t item,
-                 uint64_t *size, struct error *err);
-int hf_file_get(struct checkpoint *c, const struct hf_form *form, uint32_t item,
-                struct image **out, struct error *err);
+int hf_file_size(struct checkpoint *c, const struct hf_form *form, uint32_t item, uint64_t *size,
+                 struct error *err);
+int hf_file_get(struct checkpoint *c, const struct hf_form *form, uint32_t item, struct image **out,
+                struct error *err);
 
 /* Drops what was made for these files and is kept. */
 void hf_file_forget(struct checkpoint *c);

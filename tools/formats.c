@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "codec/hf_quant.h"
 #include "codec/recipe.h"
 #include "fs/form.h"
 #include "tools/command.h"
@@ -58,6 +59,36 @@ static void print_format(const struct format *f)
                f->block_size, uses(f));
 }
 
+/* What most of a folder for transformers is packed in. */
+static const struct format *folder_format(const struct hf_form *form)
+{
+    return form->method ? hf_form_packed(form) : &formats[form->format];
+}
+
+static void print_folders(void)
+{
+    puts("\nfolders for transformers (hf/NAME)");
+    for (int i = 0; i < HF_FORM_COUNT; i++) {
+        const struct hf_form *form = &hf_forms[i];
+        printf("  %-22s %s", form->name, folder_format(form)->name);
+        printf("%s%s\n", form->method ? " for linear layers, else " : "",
+               form->method ? formats[form->format].name : "");
+    }
+}
+
+static json_t *json_folders(void)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < HF_FORM_COUNT; i++) {
+        const struct hf_form *form = &hf_forms[i];
+        json_array_append_new(list, json_pack("{s:s, s:s?, s:s, s:s}", "name", form->name, "method",
+                                              form->method ? form->method->name : NULL, "layers",
+                                              folder_format(form)->name, "rest",
+                                              formats[form->format].name));
+    }
+    return list;
+}
+
 static void print_text(void)
 {
     puts("formats (tensors/*/NAME)\n  name               bits/weight  block");
@@ -73,6 +104,7 @@ static void print_text(void)
             printf(", %s for the output", formats[r->output].title);
         putchar('\n');
     }
+    print_folders();
 }
 
 static void print_json(void)
@@ -120,6 +152,7 @@ static void print_json(void)
     json_object_set_new(root, "spqr", spqr_list);
     json_object_set_new(root, "gptq", gptq_list);
     json_object_set_new(root, "recipes", recipe_list);
+    json_object_set_new(root, "folders", json_folders());
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');
     json_decref(root);

@@ -11,7 +11,10 @@
 
 enum { WORD_BITS = 32, SCALE_SIZE = sizeof(uint16_t) };
 
-static uint64_t groups_of(const struct repack_matrix *m) { return m->cols / m->format->block; }
+static uint64_t groups_of(const struct repack_matrix *m)
+{
+    return m->cols / m->format->block;
+}
 
 /* ---- columns of elements ---- */
 
@@ -27,8 +30,9 @@ static struct repack_units rows_in(const struct repack_matrix *m, uint64_t at, s
 }
 
 /* Element e of a row is `width` bytes at e / per_group groups, lead and e % per_group elements. */
-static void put_columns(const struct repack_matrix *m, const uint8_t *bytes, struct repack_units run,
-                        const struct repack_window *w, size_t width, size_t lead, uint64_t per_group)
+static void put_columns(const struct repack_matrix *m, const uint8_t *bytes,
+                        struct repack_units run, const struct repack_window *w, size_t width,
+                        size_t lead, uint64_t per_group)
 {
     size_t row_size = repack_unit_size(m), group_size = m->format->block_size;
     uint64_t first = w->at / width / m->rows, last = (w->at + w->size - 1) / width / m->rows;

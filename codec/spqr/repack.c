@@ -31,7 +31,10 @@ static struct spqr_layout stripes_of(const struct repack_matrix *m)
     return l;
 }
 
-static uint64_t stripe_count(const struct repack_matrix *m) { return m->rows / SPQR_ROWS; }
+static uint64_t stripe_count(const struct repack_matrix *m)
+{
+    return m->rows / SPQR_ROWS;
+}
 
 /* The stripes of a window, of which each has so many bytes; what is behind them comes with the last. */
 static struct repack_units stripes_in(const struct repack_matrix *m, uint64_t at, size_t size,
@@ -88,7 +91,8 @@ static uint64_t tile_halfs(const uint8_t *supertile, unsigned group)
 {
     const uint8_t *at = supertile + HALFS + 2 * group;
     return load_u16(at) | (uint64_t)load_u16(at + 2 * HALFS_SIZE) << 16 |
-           (uint64_t)load_u16(at + HALFS_SIZE) << 32 | (uint64_t)load_u16(at + 3 * HALFS_SIZE) << 48;
+           (uint64_t)load_u16(at + HALFS_SIZE) << 32 |
+           (uint64_t)load_u16(at + 3 * HALFS_SIZE) << 48;
 }
 
 static void put_tile(const uint8_t *supertile, unsigned group, const struct repack_window *w,

@@ -310,6 +310,17 @@ def test_shown_by_request(mount):
         assert sorted(os.listdir(mount(DATA, f"forms={forms}") / "demo-llama" / "hf")) == names
 
 
+def test_formats_names_every_folder():
+    told = {f["name"]: f for f in json.loads(run("formats", "--json").stdout)["folders"]}
+    assert sorted(told) == sorted(PLAIN + SPQR + GPTQ)
+    assert told["gptq-3bit-g128-natural"] == {
+        "name": "gptq-3bit-g128-natural", "method": "gptq", "layers": "gptq3-g128-natural",
+        "rest": "f16"}
+    assert told["bf16"] == {"name": "bf16", "method": None, "layers": "bf16", "rest": "bf16"}
+    text = run("formats").stdout.split("folders for transformers")[1]
+    assert all(f"  {name} " in text for name in told)
+
+
 def test_xattrs_and_the_log(mount):
     mnt = mount(DATA, "loglevel=info")
     path = mnt / "demo-llama" / "hf" / "spqr-3bit" / "model.safetensors"

@@ -18,7 +18,7 @@
 
 #include <cmocka.h>
 
-enum { DENSE, ORDER, SLOTS, OFFSETS };   /* spqr_repacks */
+enum { DENSE, ORDER, SLOTS, OFFSETS };    /* spqr_repacks */
 enum { CODES, ZEROS, SCALES, GROUPS_OF }; /* gptq_repacks */
 
 static void *allocate(size_t n, size_t size)
@@ -58,10 +58,9 @@ static float random_half(struct random *r)
 
 static void fill_stripe(const struct spqr_layout *l, struct random *r, uint8_t *out)
 {
-    struct spqr_stripe s = {allocate(l->padded, sizeof *s.codes),
-                            allocate(l->padded / SPQR_GROUP, sizeof *s.groups),
-                            allocate(l->padded, sizeof *s.outlier_rows),
-                            allocate(l->padded, sizeof *s.outliers)};
+    struct spqr_stripe s = {
+        allocate(l->padded, sizeof *s.codes), allocate(l->padded / SPQR_GROUP, sizeof *s.groups),
+        allocate(l->padded, sizeof *s.outlier_rows), allocate(l->padded, sizeof *s.outliers)};
     for (size_t c = 0; c < l->padded; c++)
         for (int row = 0; row < SPQR_ROWS; row++)
             s.codes[c][row] = random_bits(r) % 8;
@@ -92,7 +91,9 @@ static struct packed spqr_matrix(uint64_t rows, uint64_t cols)
 {
     struct random r = {rows * cols};
     struct spqr_layout l;
-    struct packed p = {.matrix = {find(spqr_formats, SPQR_FORMAT_COUNT, "spqr3"), rows, cols, NULL}};
+    struct packed p = {
+        .matrix = {find(spqr_formats, SPQR_FORMAT_COUNT, "spqr3"), rows, cols, NULL}
+    };
     assert_int_equal(spqr_format_layout(p.matrix.format, cols, &l, NULL), 0);
     p.unit = l.stripe_size;
     p.count = (size_t)rows / SPQR_ROWS;
@@ -105,7 +106,9 @@ static struct packed spqr_matrix(uint64_t rows, uint64_t cols)
 static struct packed gptq_matrix(const char *format, uint64_t rows, uint64_t cols)
 {
     struct random r = {rows + cols};
-    struct packed p = {.matrix = {gptq_format(format), rows, cols, NULL}};
+    struct packed p = {
+        .matrix = {gptq_format(format), rows, cols, NULL}
+    };
     p.unit = (size_t)(cols / p.matrix.format->block * p.matrix.format->block_size);
     p.count = (size_t)rows;
     p.bytes = allocate(p.count, p.unit);
@@ -117,8 +120,8 @@ static struct packed gptq_matrix(const char *format, uint64_t rows, uint64_t col
 }
 
 /* A window out of the units that it needs, `step` of them at a time, the last ones first. */
-static void read_window(const struct packed *p, const struct repack *repack, uint64_t at, size_t size,
-                        uint64_t step, uint8_t *out)
+static void read_window(const struct packed *p, const struct repack *repack, uint64_t at,
+                        size_t size, uint64_t step, uint8_t *out)
 {
     struct error err;
     const struct repack_window w = {out, at, size};
@@ -180,7 +183,12 @@ static void check_windows(const struct packed *p, const struct repack *repack)
 static void test_windows_are_those_of_the_whole(void **state)
 {
     (void)state;
-    static const uint64_t shapes[][2] = {{16, 16}, {48, 144}, {64, 64}, {32, 304}};
+    static const uint64_t shapes[][2] = {
+        {16, 16 },
+        {48, 144},
+        {64, 64 },
+        {32, 304}
+    };
     static const char *const names[] = {"gptq3-g128", "gptq4-g128", "gptq8-g128"};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         struct packed p = spqr_matrix(shapes[i][0], shapes[i][1]);
@@ -196,8 +204,8 @@ static void test_windows_are_those_of_the_whole(void **state)
     }
 }
 
-static void check_need(const struct packed *p, const struct repack *repack, uint64_t at, size_t size,
-                       uint64_t first, uint64_t count)
+static void check_need(const struct packed *p, const struct repack *repack, uint64_t at,
+                       size_t size, uint64_t first, uint64_t count)
 {
     struct repack_units need = repack->need(&p->matrix, at, size);
     assert_int_equal(need.first, first);
@@ -217,7 +225,8 @@ static void test_no_more_is_needed(void **state)
     free(p.bytes);
     p = gptq_matrix("gptq4-g128", 64, 256);
     check_need(&p, &gptq_repacks[CODES], 5 * 4 * 64 + 4 * 10, 12, 10, 3);
-    check_need(&p, &gptq_repacks[CODES], 5 * 4 * 64 + 4 * 60, 20, 0, 64); /* on into the next words */
+    check_need(&p, &gptq_repacks[CODES], 5 * 4 * 64 + 4 * 60, 20, 0,
+               64); /* on into the next words */
     check_need(&p, &gptq_repacks[SCALES], 2 * 64 + 7, 2, 3, 2);
     assert_null(gptq_repacks[ZEROS].need);
     assert_null(gptq_repacks[GROUPS_OF].need);
@@ -296,7 +305,8 @@ static void decode_tile(const uint64_t words[SPQR_ROWS], float out[SPQR_ROWS][SP
     float ss = f32_from_f16((uint16_t)halfs), zs = f32_from_f16((uint16_t)(halfs >> 16)),
           sz = f32_from_f16((uint16_t)(halfs >> 32)), zz = f32_from_f16((uint16_t)(halfs >> 48));
     for (int k = 0; k < SPQR_ROWS; k++) {
-        float scale = ss * ((float)(words[k] & 7) - sz), zero = zs * ((float)(words[k] >> 3 & 7) - zz);
+        float scale = ss * ((float)(words[k] & 7) - sz),
+              zero = zs * ((float)(words[k] >> 3 & 7) - zz);
         assert_int_equal(words[k] >> 62, 0);
         for (int c = 0; c < SPQR_GROUP; c++)
             out[k][c] = scale * ((float)(words[k] >> (6 + 3 * c) & 7) - zero);
@@ -330,13 +340,19 @@ static void decode_spqr(const struct packed *p, float *out)
 static void test_spqr_weights(void **state)
 {
     (void)state;
-    static const uint64_t shapes[][2] = {{16, 16}, {48, 144}, {64, 64}, {32, 304}};
+    static const uint64_t shapes[][2] = {
+        {16, 16 },
+        {48, 144},
+        {64, 64 },
+        {32, 304}
+    };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         struct packed p = spqr_matrix(shapes[i][0], shapes[i][1]);
         struct spqr_layout l;
         struct error err;
         size_t weights = (size_t)(p.matrix.rows * p.matrix.cols);
-        float *found = allocate(weights, sizeof *found), *expected = allocate(weights, sizeof *found);
+        float *found = allocate(weights, sizeof *found),
+              *expected = allocate(weights, sizeof *found);
         spqr_format_layout(p.matrix.format, p.matrix.cols, &l, NULL);
         for (size_t s = 0; s < p.count; s++)
             assert_int_equal(spqr_decode(&l, p.bytes + s * p.unit, p.unit,
@@ -376,8 +392,8 @@ static void check_damaged(const struct packed *p, const struct repack *repack)
     struct error err;
     size_t size = (size_t)repack_size(repack, &p->matrix);
     const struct repack_window w = {allocate(size, 1), 0, size};
-    assert_int_equal(repack->put(&p->matrix, p->bytes, (struct repack_units){0, p->count}, &w, &err),
-                     -EINVAL);
+    assert_int_equal(
+        repack->put(&p->matrix, p->bytes, (struct repack_units){0, p->count}, &w, &err), -EINVAL);
     free(w.out);
 }
 
