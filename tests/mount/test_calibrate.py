@@ -278,14 +278,15 @@ def test_bytes_do_not_depend_on_memory(file, whole, tmp_path):
     assert contents(tmp_path) == contents(whole)
 
 
-@pytest.mark.parametrize("budget, passes", [(100, 3), (160, 1)])
-def test_budget_is_kept(tmp_path, budget, passes):
+@pytest.mark.parametrize("budget, passes, args", [
+    (100, 3, ()), (160, 1, ()), (115, 1, ("--sequential", "spqr3"))])
+def test_budget_is_kept(tmp_path, budget, passes, args):
     """The high-water mark of the process, which has libraries, too."""
     models.make(tmp_path / "m", hidden=512, layers=3, ffn=2048)
     run("convert", tmp_path / "m", "-t", "F16", "-o", tmp_path / "m.gguf")
     most = 0
     with subprocess.Popen([RUN, "calibrate", "-f", TEXT, "-n", "512", "-o", tmp_path / "out", "--ram",
-                           f"{budget}M", "--json", tmp_path / "m.gguf"],
+                           f"{budget}M", "--json", *args, tmp_path / "m.gguf"],
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         while child.poll() is None:
             with open(f"/proc/{child.pid}/status", encoding="ascii") as status:

@@ -66,7 +66,7 @@ static uint64_t takes(void *context, const struct facts *f, uint64_t room, uint6
 {
     struct job *j = context;
     return importance_bytes(f) + hessians_fit(&j->hessians, f, room, weights) +
-           (j->sequential ? held_bytes(f) : 0);
+           (j->sequential ? held_bytes(f) + PACKING_WORK : 0);
 }
 
 static int read_chunk(struct run *r, uint32_t chunk, float *logits, struct error *err)

@@ -107,13 +107,11 @@ static int encode(const struct packing *p, const struct subject *s, struct held 
                   struct held_matrix *m, struct error *err)
 {
     struct encoding *e;
-    float *values;
     int rc = encoding_new(p->format, &s->view, &h->weights->file, NULL, s->importance, &s->factor,
                           &e, err);
     if (rc)
         return rc;
-    rc = held_replace(h, m, &values, err);
-    rc = rc ? rc : run_tiles(p, e, values, err);
+    rc = run_tiles(p, e, held_replace(m), err);
     encoding_unref(e);
     return rc;
 }

@@ -13,6 +13,9 @@
 #include "tools/run/importance.h"
 #include "tools/run/team.h"
 
+/* Bytes that encoding takes beside the matrices, of which malloc keeps some afterwards. */
+enum { PACKING_WORK = 16 << 20 };
+
 struct packing {
     const struct format *format;
     const struct isa *isa;
