@@ -550,13 +550,14 @@ def test_a_private_mount_ends_with_the_run(private, tmp_path, number):
 def test_what_cannot_be_calibrated_is_named(private, tmp_path):
     (tmp_path / "empty").mkdir()
     for args, status, reason in (
-            ((tmp_path / "none",), 2, "none: it is not a model"),
-            ((tmp_path / "no" / "such" / "model",), 2, "model: No such file"),
-            ((tmp_path / "empty",), 2, "empty: it is not a model"),
-            ((DATA,), 2, "it is not a model"),
+            ((tmp_path / "none", "-q"), 2, "none: it is not a model"),
+            ((tmp_path / "no" / "such" / "model", "-q"), 2, "model: No such file"),
+            ((tmp_path / "empty", "-q"), 2, "empty: it is not a model"),
+            ((DATA, "-q"), 2, "it is not a model"),
             ((DATA / "demo-llama", "-f", TEXT, "-o", tmp_path / "no" / "where"), 2, "No such file"),
             ((DATA / "demo-llama", "-f", TEXT), 1, "usage: quantfs-run calibrate"),
-            (("-f", TEXT), 1, "a model is needed"), ((), 1, "a model is needed")):
+            (("-f", TEXT), 1, "a model and then options"), ((), 1, "a model and then options"),
+            ((DATA / "demo-llama",), 1, "a model and then options")):
         child = run("calibrate", *args, check=False)
         assert child.returncode == status and reason in child.stderr, args
         assert is_tidy(private)

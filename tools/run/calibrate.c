@@ -343,13 +343,6 @@ static bool take_layers(struct hessians *h, const char *range)
     return true;
 }
 
-/* Layers, of which each sees those before it packed. */
-static bool take_sequential(struct job *j, const char *name)
-{
-    j->sequential = packing_format(name);
-    return j->sequential != NULL;
-}
-
 enum { PERCDAMP = 256, LAYERS, NATURAL, KEEP_HESSIAN, SEQUENTIAL, IMATRIX_ONLY };
 
 static bool take(void *context, int c, const char *argument)
@@ -377,7 +370,8 @@ static bool take(void *context, int c, const char *argument)
         j->keep_hessian = true;
         return true;
     case SEQUENTIAL:
-        return take_sequential(j, argument);
+        j->sequential = packing_format(argument);
+        return j->sequential != NULL;
     case IMATRIX_ONLY:
         j->imatrix_only = true;
         return true;
