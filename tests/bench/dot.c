@@ -198,7 +198,7 @@ static struct activations *activations(struct backend *b, const struct format *f
 {
     struct activations *a;
     if (b->activations_new(b, cols, batch, &a) ||
-        b->activations_begin(b, a, activation_kind_of(f), batch) ||
+        b->activations_begin(b, a, activation_kind_of(f), batch, NULL) ||
         b->activations_put(b, a, x, 0, batch))
         exit(1);
     return a;

@@ -39,25 +39,23 @@ static int list(struct held *h, struct layer *l, const struct facts *f, struct e
     return 0;
 }
 
-static uint64_t most(uint64_t a, uint64_t b)
+static uint64_t size_of(const struct weight *w)
 {
-    return a > b ? a : b;
+    return w->units * w->unit_size;
 }
 
-/* The layer takes a matrix from memory, where its rows lie in some format. */
-static void describe(struct held_matrix *m, const struct format *format, uint64_t row_size)
+/* The layer takes a matrix from memory, as w describes it. */
+static void describe(struct held_matrix *m, const struct weight *w)
 {
-    m->here = *m->stored;
-    m->here.format = format;
-    m->here.row_size = row_size;
-    m->here.resident_rows = m->here.rows;
+    m->here = *w;
+    m->here.resident_units = w->units;
     m->here.resident = m->memory;
     *m->place = &m->here;
 }
 
 float *held_replace(struct held_matrix *m)
 {
-    describe(m, &formats[FORMAT_F32], m->stored->cols * sizeof(float));
+    describe(m, &m->floats);
     return m->memory;
 }
 
@@ -66,12 +64,16 @@ static int load(struct held *h, struct held_matrix *m, struct error *err)
 {
     const struct weight *s = m->stored;
     struct backend *b = h->weights->backend;
-    uint64_t row = most(s->row_size, s->cols * sizeof(float));
-    if (b->alloc(b, s->rows * row, &m->memory))
+    m->floats = *s;
+    m->floats.format = &formats[FORMAT_F32];
+    m->floats.order = NULL;
+    bool good = weight_set_units(&m->floats);
+    uint64_t floats = size_of(&m->floats), stored = size_of(s);
+    if (!good || b->alloc(b, floats > stored ? floats : stored, &m->memory))
         return error_set(err, -ENOMEM, "no memory for a matrix of %" PRIu64 " x %" PRIu64, s->rows,
                          s->cols);
-    describe(m, s->format, s->row_size);
-    return source_read(h->weights->file, m->memory, s->offset, s->rows * s->row_size, err);
+    describe(m, s);
+    return source_read(h->weights->file, m->memory, s->offset, stored, err);
 }
 
 int held_load(struct held *h, struct run_model *m, uint32_t layer, struct weights *weights,

@@ -16,7 +16,7 @@ struct held {
         const struct weight *stored; /* which stands there when this is over */
         enum layer_input input;
         uint32_t part; /* expert */
-        struct weight here;
+        struct weight here, floats; /* as it is now, as it may become */
         void *memory; /* the backend's, with room for floats; NULL: not loaded yet */
     } * matrices;
     size_t count;
