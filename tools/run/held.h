@@ -15,9 +15,9 @@ struct held {
         const struct weight **place; /* in the layer */
         const struct weight *stored; /* which stands there when this is over */
         enum layer_input input;
-        uint32_t part; /* expert */
+        uint32_t part;              /* expert */
         struct weight here, floats; /* as it is now, as it may become */
-        void *memory; /* the backend's, with room for floats; NULL: not loaded yet */
+        void *memory;               /* the backend's, with room for floats; NULL: not loaded yet */
     } * matrices;
     size_t count;
 };
