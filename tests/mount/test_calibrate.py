@@ -485,6 +485,14 @@ def test_sequential_holds_one_layer(tmp_path):
     assert "20.0 MiB of memory are not enough" in message
 
 
+def test_a_format_that_does_not_fit_is_refused_at_once(tmp_path):
+    run("convert", DATA / "demo-qwen2", "-t", "BF16", "-o", tmp_path / "m.gguf")
+    message = refused("-f", TEXT, "-o", tmp_path / "out", "--sequential", "q4_k", tmp_path / "m.gguf")
+    assert re.search(r"m.gguf: rows of \d+ weights cannot be packed as q4_k, whose blocks have 256",
+                     message)
+    assert not os.listdir(tmp_path / "out")
+
+
 def test_sequential_with_experts(tmp_path):
     path = tmp_path / "model.gguf"
     run("convert", architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1"), "-t", "F32", "-o", path)

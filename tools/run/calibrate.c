@@ -244,6 +244,9 @@ static int begin_sequential(struct run *r, struct error *err)
         .chunks = r->chunks,
         .progress = &r->progress,
     };
+    int rc = packing_check(r->job->sequential, &e->model.facts, err);
+    if (rc)
+        return error_prefix(err, rc, "%s", r->job->model);
     return isa_choose(NULL, &s->packing.isa, err);
 }
 

@@ -28,6 +28,10 @@ struct packing {
 /* A format by name, of those that tensors can be packed in. NULL: there is none. */
 const struct format *packing_format(const char *name);
 
+/* -ENOTSUP where rows of the model's matrices are no multiple of the format's blocks, with a
+ * sentence: there is no other format in its place, as recipes have it. */
+int packing_check(const struct format *f, const struct facts *facts, struct error *err);
+
 /* Puts what is left in place of the layer's matrices; routers stay as they are. -ENOTSUP where a
  * matrix cannot be packed so, -ENOENT where its factor is missing, else -errno; with a sentence. */
 int packing_apply(const struct packing *p, uint32_t layer, struct held *h, struct error *err);
