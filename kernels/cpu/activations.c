@@ -58,6 +58,7 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
         place(&end, columns * a->q_stride, sizeof *a->tile_q),
         place(&end, columns * a->scale_stride, sizeof *a->tile_scale),
         place(&end, columns * a->sum_stride, sizeof *a->tile_sums),
+        place(&end, kind == ACTIVATIONS_INT8_64 ? batch * a->q_stride : 0, sizeof *a->x),
     };
     a->q = (int8_t *)memory + at[0];
     a->scale = (float *)(memory + at[1]);
@@ -65,6 +66,7 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
     a->tile_q = (int8_t *)memory + at[3];
     a->tile_scale = (float *)(memory + at[4]);
     a->tile_sums = (int16_t *)(memory + at[5]);
+    a->x = (float *)(memory + at[6]);
     return end;
 }
 
@@ -148,13 +150,16 @@ static void gather(const struct activations *a, const float *x, size_t first, si
 }
 
 /* The blocks of a column, whose last may be shorter. */
-static void quantize_in_order(const struct activations *a, const float *x, int8_t *q, float *scale)
+static void quantize_in_order(const struct activations *a, const float *x, int8_t *q, float *scale,
+                              float *rounded)
 {
     float block[64];
     for (size_t k = 0, first = 0; k < a->blocks; k++, first += a->block) {
         size_t left = a->cols - first, n = left < a->block ? left : a->block;
         gather(a, x, first, n, block);
         scale[k] = quantize(block, n, q + first);
+        for (size_t i = 0; i < n; i++)
+            rounded[first + i] = scale[k] * (float)q[first + i];
     }
 }
 
@@ -184,7 +189,7 @@ static void column_put(struct activations *a, uint32_t column, const float *x)
     int16_t *sums = a->sums + column * a->sum_stride;
     size_t width = sum_width(a);
     if (a->block == 64)
-        quantize_in_order(a, x, q, scale);
+        quantize_in_order(a, x, q, scale, a->x + column * a->q_stride);
     for (size_t k = 0; a->block != 64 && k < a->blocks; k++)
         scale[k] = quantize(x + k * a->block, a->block, q + k * a->block);
     memset(scale + a->blocks, 0, (a->scale_stride - a->blocks) * sizeof *scale);

@@ -176,8 +176,7 @@ static int stripe_int8(const struct dot_set *set, const struct spqr_layout *l, c
         float sums[STRIPE_COLUMNS_MAX][SPQR_ROWS];
         uint32_t left = a->batch - column;
         uint32_t count = left < STRIPE_COLUMNS_MAX ? left : STRIPE_COLUMNS_MAX;
-        set->stripe(l, stripe, a, column, count, sums);
-        int rc = stripe_outliers(l, stripe, a, column, count, sums);
+        int rc = set->stripe(l, stripe, a, column, count, sums);
         if (rc)
             return rc;
         for (uint32_t i = 0; i < count; i++)

@@ -10,8 +10,9 @@
  *     v = sum over g, from 0 on, of scale[g] * ((float)isum[g] - zero[g] * (float)lsum[g])
  *     sum += a * v                                            from k = 0 on
  *
- * To that is added the sum of residual * (a * (float)level), over the row's outliers in their order.
- * Every operation is rounded by itself; nothing is fused.
+ * Outlier j of a row adds residual * (a * (float)level) to own[j % 8]. Then own[l] += own[l + 4] for
+ * l < 4, own[l] += own[l + 2] for l < 2, and sum + (own[0] + own[1]) is the product. Every operation is
+ * rounded by itself; nothing is fused.
  *
  * For float activations weights are decoded as spqr_decode does, and multiplied as rows of F32 are.
  */
@@ -21,19 +22,29 @@
 #include "codec/spqr/stripe.h"
 #include "kernels/cpu/activations.h"
 
+#include <errno.h>
+#include <string.h>
+
 /* The most columns of activations that a stripe is multiplied with at once. */
 enum { STRIPE_COLUMNS_MAX = 4 };
 
-/* The dense weights of a stripe, times `count` columns of the activations from `column` on, 1 to
- * STRIPE_COLUMNS_MAX: row r of the i-th goes to sums[i][r]. */
-typedef void stripe_fn(const struct spqr_layout *l, const uint8_t *stripe,
-                       const struct activations *a, uint32_t column, uint32_t count,
-                       float (*sums)[SPQR_ROWS]);
+/* A stripe, times `count` columns of the activations from `column` on, 1 to STRIPE_COLUMNS_MAX: row r
+ * of the i-th goes to sums[i][r]. -EINVAL where outliers break the rules of the format. */
+typedef int stripe_fn(const struct spqr_layout *l, const uint8_t *stripe,
+                      const struct activations *a, uint32_t column, uint32_t count,
+                      float (*sums)[SPQR_ROWS]);
 
-extern stripe_fn stripe_c, stripe_avx2, stripe_avx512, stripe_avx512_vnni;
+stripe_fn stripe_c, stripe_avx2, stripe_avx512, stripe_avx512_vnni;
 
-/* Adds the outliers to these sums. -EINVAL where they break the rules of the format. */
-int stripe_outliers(const struct spqr_layout *l, const uint8_t *stripe, const struct activations *a,
-                    uint32_t column, uint32_t count, float (*sums)[SPQR_ROWS]);
+enum { OUTLIER_LANES = 8 };
+
+/* What goes with the sets: the slots of a row, from *slot to before *end; *slot is where the row
+ * before ended. -EINVAL where they are in no order. */
+static inline int stripe_slots(const struct spqr_layout *l, const uint8_t *stripe, int row,
+                               uint32_t slot, uint32_t *end)
+{
+    memcpy(end, stripe + l->columns_at - (size_t)(SPQR_ROWS - row) * sizeof *end, sizeof *end);
+    return *end < slot || *end > l->slots ? -EINVAL : 0;
+}
 
 #endif

@@ -4,8 +4,6 @@
 #include "codec/bytes.h"
 #include "codec/float16.h"
 
-#include <errno.h>
-
 enum { GROUPS = SPQR_COLUMNS / SPQR_GROUP };
 
 /* A supertile's codes by column, and what its rows decode with. */
@@ -64,8 +62,8 @@ static float multiply(const struct supertile *t, int row, const int8_t *levels, 
     return v;
 }
 
-void stripe_c(const struct spqr_layout *l, const uint8_t *stripe, const struct activations *a,
-              uint32_t column, uint32_t count, float (*sums)[SPQR_ROWS])
+static void dense(const struct spqr_layout *l, const uint8_t *stripe, const struct activations *a,
+                  uint32_t column, uint32_t count, float (*sums)[SPQR_ROWS])
 {
     memset(sums, 0, count * sizeof *sums);
     for (size_t k = 0; k < l->padded / SPQR_COLUMNS; k++) {
@@ -81,33 +79,36 @@ void stripe_c(const struct spqr_layout *l, const uint8_t *stripe, const struct a
     }
 }
 
-static float activation(const struct activations *a, uint32_t column, uint32_t at)
-{
-    return a->scale[column * a->scale_stride + at / SPQR_COLUMNS] *
-           (float)a->q[column * a->q_stride + at];
-}
-
-int stripe_outliers(const struct spqr_layout *l, const uint8_t *stripe, const struct activations *a,
-                    uint32_t column, uint32_t count, float (*sums)[SPQR_ROWS])
+/* A row's outliers with one column, x: its activations. */
+static int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, uint32_t slot,
+                        uint32_t end, const float *x, float *sum)
 {
     const uint8_t *columns = stripe + l->columns_at, *values = stripe + l->values_at;
-    uint32_t slot = 0;
-    for (int row = 0; l->slots && row < SPQR_ROWS; row++) {
-        uint32_t end = load_u32(columns - (SPQR_ROWS - row) * (int)sizeof end);
-        float own[STRIPE_COLUMNS_MAX] = {0};
-        if (end < slot || end > l->slots)
+    float own[OUTLIER_LANES] = {0};
+    for (size_t j = 0; slot + j < end; j++) {
+        size_t at = slot + j;
+        uint32_t c = l->index_size == 2 ? load_u16(columns + 2 * at) : load_u32(columns + 4 * at);
+        if (c >= l->columns)
             return -EINVAL;
-        for (; slot < end; slot++) {
-            uint32_t at = l->index_size == 2 ? load_u16(columns + 2 * (size_t)slot)
-                                             : load_u32(columns + 4 * (size_t)slot);
-            if (at >= l->columns)
-                return -EINVAL;
-            float residual = f32_from_f16(load_u16(values + 2 * (size_t)slot));
-            for (uint32_t i = 0; i < count; i++)
-                own[i] += residual * activation(a, column + i, at);
-        }
-        for (uint32_t i = 0; i < count; i++)
-            sums[i][row] += own[i];
+        own[j % OUTLIER_LANES] += f32_from_f16(load_u16(values + 2 * at)) * x[c];
     }
+    for (int half = OUTLIER_LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            own[i] += own[i + half];
+    *sum += own[0];
     return 0;
+}
+
+int stripe_c(const struct spqr_layout *l, const uint8_t *stripe, const struct activations *a,
+             uint32_t column, uint32_t count, float (*sums)[SPQR_ROWS])
+{
+    uint32_t slot = 0, end = 0;
+    int rc = 0;
+    dense(l, stripe, a, column, count, sums);
+    for (int row = 0; l->slots && !rc && row < SPQR_ROWS; row++, slot = end) {
+        rc = stripe_slots(l, stripe, row, slot, &end);
+        for (uint32_t i = 0; !rc && i < count; i++)
+            rc = add_outliers(l, stripe, slot, end, a->x + (column + i) * a->q_stride, &sums[i][row]);
+    }
+    return rc;
 }

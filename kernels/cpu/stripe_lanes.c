@@ -210,21 +210,79 @@ INLINE void stripe_dot(int bits, uint32_t count, const struct spqr_layout *l, co
         }
 }
 
+/* ---- outliers ---- */
+
+/* Up to eight of them: residuals times activations. Columns that are too large make *wrong true, and
+ * then nothing is read. */
+INLINE __m256 outliers(const uint8_t *columns, const uint8_t *values, size_t limit, const float *x,
+                       bool *wrong)
+{
+    __m256i at = _mm256_cvtepu16_epi32(load_half(columns));
+    __m256i large = _mm256_cmpgt_epi32(at, _mm256_set1_epi32((int)limit - 1));
+    if (!_mm256_testz_si256(large, large)) {
+        *wrong = true;
+        return _mm256_setzero_ps();
+    }
+    return _mm256_cvtph_ps(load_half(values)) * _mm256_i32gather_ps(x, at, sizeof *x);
+}
+
+/* Slots [slot, end) of a row with one column, whose activations are x. */
+INLINE int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, size_t slot, size_t end,
+                        const float *x, float *sum)
+{
+    enum { WIDTH = sizeof(uint16_t) };
+    const uint8_t *columns = stripe + l->columns_at + WIDTH * slot;
+    const uint8_t *values = stripe + l->values_at + WIDTH * slot;
+    __m256 own = _mm256_setzero_ps();
+    size_t n = end - slot;
+    bool wrong = false;
+    for (; n >= OUTLIER_LANES; n -= OUTLIER_LANES) {
+        own += outliers(columns, values, l->columns, x, &wrong);
+        columns += WIDTH * OUTLIER_LANES;
+        values += WIDTH * OUTLIER_LANES;
+    }
+    if (n) {
+        uint8_t rest[2][WIDTH * OUTLIER_LANES] = {{0}};
+        __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
+        memcpy(rest[0], columns, WIDTH * n);
+        memcpy(rest[1], values, WIDTH * n);
+        __m256 more = own + outliers(rest[0], rest[1], l->columns, x, &wrong);
+        own = _mm256_blendv_ps(own, more, _mm256_castsi256_ps(there));
+    }
+    *sum += halves_add(own);
+    return wrong ? -EINVAL : 0;
+}
+
+/* ---- stripes ---- */
+
 /* With the loops that there are for one column, and for four. */
 #define BITS(n)                                                                                    \
     case n:                                                                                        \
         if (count == 1)                                                                            \
             stripe_dot(n, 1, l, stripe, a, column, sums);                                          \
+        else if (count == STRIPE_COLUMNS_MAX)                                                      \
+            stripe_dot(n, STRIPE_COLUMNS_MAX, l, stripe, a, column, sums);                         \
         else                                                                                       \
             stripe_dot(n, count, l, stripe, a, column, sums);                                      \
         break;
 
-void STRIPE(const struct spqr_layout *l, const uint8_t *stripe, const struct activations *a,
-            uint32_t column, uint32_t count, float (*sums)[SPQR_ROWS])
+int STRIPE(const struct spqr_layout *l, const uint8_t *stripe, const struct activations *a,
+           uint32_t column, uint32_t count, float (*sums)[SPQR_ROWS])
 {
+    if (l->index_size != sizeof(uint16_t)) /* which no model of today has */
+        return stripe_c(l, stripe, a, column, count, sums);
     switch (l->bits) {
         BITS(2)
         BITS(3)
         BITS(4)
     }
+    uint32_t slot = 0, end = 0;
+    int rc = 0;
+    for (int row = 0; l->slots && !rc && row < SPQR_ROWS; row++, slot = end) {
+        rc = stripe_slots(l, stripe, row, slot, &end);
+        for (uint32_t i = 0; !rc && i < count; i++)
+            rc = add_outliers(l, stripe, slot, end, a->x + (column + i) * a->q_stride, &sums[i][row]);
+    }
+    return rc;
 }

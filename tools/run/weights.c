@@ -87,19 +87,6 @@ static int describe(const struct weights *w, const char *name, uint32_t part, st
     return 0;
 }
 
-bool weight_set_units(struct weight *m)
-{
-    struct spqr_layout stripes;
-    m->unit_rows = m->format->stripe_bits ? SPQR_ROWS : 1;
-    m->units = m->rows / m->unit_rows + (m->rows % m->unit_rows != 0);
-    if (!m->format->stripe_bits)
-        return format_bytes(m->format, m->cols, &m->unit_size);
-    if (spqr_format_layout(m->format, m->cols, &stripes, NULL))
-        return false;
-    m->unit_size = stripes.stripe_size;
-    return true;
-}
-
 /* The order of a matrix's columns: behind all stripes of the tensor, one for each of its matrices. */
 static int read_order(struct weights *w, const char *name, uint32_t part, struct weight *m,
                       struct error *err)

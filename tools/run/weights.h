@@ -12,6 +12,7 @@
 #define TOOLS_RUN_WEIGHTS_H
 
 #include "codec/gguf_vocab.h"
+#include "codec/spqr/format.h"
 #include "fs/container.h"
 #include "kernels/backend.h"
 #include "tools/run/extents_file.h"
@@ -33,7 +34,12 @@ struct weight {
 };
 
 /* Sets the units of a weight whose format and shape are known. False where it cannot have them. */
-bool weight_set_units(struct weight *m);
+static inline bool weight_set_units(struct weight *m)
+{
+    bool good = format_unit(m->format, m->cols, &m->unit_rows, &m->unit_size);
+    m->units = m->rows / m->unit_rows + (m->rows % m->unit_rows != 0);
+    return good;
+}
 
 /* How weights may be placed. */
 struct placing {
