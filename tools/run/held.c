@@ -39,40 +39,41 @@ static int list(struct held *h, struct layer *l, const struct facts *f, struct e
     return 0;
 }
 
-/* Room for the matrix in a format; what was there is gone. */
-static int allocate(struct held *h, struct held_matrix *m, const struct format *format,
-                    struct error *err)
+static uint64_t size_of(const struct weight *w)
 {
-    struct backend *b = h->weights->backend;
-    if (m->memory)
-        b->free(b, m->memory);
-    m->memory = NULL;
-    *m->place = m->stored;
-    m->here = *m->stored;
-    m->here.format = format;
-    if (!weight_set_units(&m->here) ||
-        b->alloc(b, m->here.units * m->here.unit_size, &m->memory))
-        return error_set(err, -ENOMEM, "no memory for a matrix of %" PRIu64 " x %" PRIu64,
-                         m->stored->rows, m->stored->cols);
-    m->here.resident_units = m->here.units;
+    return w->units * w->unit_size;
+}
+
+/* The layer takes a matrix from memory, as w describes it. */
+static void describe(struct held_matrix *m, const struct weight *w)
+{
+    m->here = *w;
+    m->here.resident_units = w->units;
     m->here.resident = m->memory;
     *m->place = &m->here;
-    return 0;
 }
 
-int held_replace(struct held *h, struct held_matrix *m, float **values, struct error *err)
+float *held_replace(struct held_matrix *m)
 {
-    int rc = allocate(h, m, &formats[FORMAT_F32], err);
-    *values = m->memory;
-    return rc;
+    describe(m, &m->floats);
+    return m->memory;
 }
 
+/* There is room for floats at once: nothing moves when they come. */
 static int load(struct held *h, struct held_matrix *m, struct error *err)
 {
     const struct weight *s = m->stored;
-    int rc = allocate(h, m, s->format, err);
-    return rc ? rc
-              : source_read(h->weights->file, m->memory, s->offset, s->units * s->unit_size, err);
+    struct backend *b = h->weights->backend;
+    m->floats = *s;
+    m->floats.format = &formats[FORMAT_F32];
+    m->floats.order = NULL;
+    bool good = weight_set_units(&m->floats);
+    uint64_t floats = size_of(&m->floats), stored = size_of(s);
+    if (!good || b->alloc(b, floats > stored ? floats : stored, &m->memory))
+        return error_set(err, -ENOMEM, "no memory for a matrix of %" PRIu64 " x %" PRIu64, s->rows,
+                         s->cols);
+    describe(m, s);
+    return source_read(h->weights->file, m->memory, s->offset, stored, err);
 }
 
 int held_load(struct held *h, struct run_model *m, uint32_t layer, struct weights *weights,
