@@ -7,10 +7,8 @@
 
 size_t repack_unit_size(const struct repack_matrix *m)
 {
-    struct spqr_layout stripes;
-    if (!m->format->stripe_bits)
-        return (size_t)(m->cols / m->format->block * m->format->block_size);
-    return spqr_format_layout(m->format, m->cols, &stripes, NULL) ? 0 : stripes.stripe_size;
+    uint64_t rows, size;
+    return format_unit(m->format, m->cols, &rows, &size) ? (size_t)size : 0;
 }
 
 uint64_t repack_size(const struct repack *r, const struct repack_matrix *m)

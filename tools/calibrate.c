@@ -180,8 +180,8 @@ int run_calibrate(const struct command *self, int argc, char **argv)
     struct error err;
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
         return command_help(self);
-    if (argc < 2 || argv[1][0] == '-')
-        return command_usage(self, "a model is needed, before all options");
+    if (argc < 3 || argv[1][0] == '-' || argv[2][0] != '-')
+        return command_usage(self, "a model and then options are needed");
     char **run_argv = calloc((size_t)argc + 2, sizeof *run_argv);
     if (!run_argv)
         return command_fail("out of memory");

@@ -52,8 +52,9 @@ static const char *uses(const struct format *f)
 static void print_format(const struct format *f)
 {
     if (f->stripe_bits)
-        printf("  %-18s %11.4g  of wide matrices: stripes of %d rows, %g %% of outliers%s\n",
-               f->name, spqr_bpw(f), SPQR_ROWS, 100 * SPQR_BUDGET, uses(f));
+        printf("  %-18s %11.4g  of wide matrices: stripes of %d rows, %g %% of outliers; type %u in "
+               "GGUF%s\n",
+               f->name, spqr_bpw(f), SPQR_ROWS, 100 * SPQR_BUDGET, f->ggml_type, uses(f));
     else
         printf("  %-18s %11.4g  %u weights in %u bytes%s\n", f->name, format_bpw(f), f->block,
                f->block_size, uses(f));
@@ -94,14 +95,16 @@ static void print_text(void)
     puts("formats (tensors/*/NAME)\n  name               bits/weight  block");
     for (unsigned form = 1; form < FORM_COUNT; form++)
         print_format(form_format(form));
-    puts("\nrecipes (gguf/MODEL-NAME.gguf)\n  name     bits/weight of most matrices");
+    puts("\nrecipes (gguf/MODEL-NAME.gguf)\n  name           bits/weight of most matrices");
     for (int i = 0; i < RECIPE_COUNT; i++) {
         const struct recipe *r = &recipes[i];
-        printf("  %-8s %.4g: %s%s", r->name, recipe_bpw(r), most(r)->title, mix(r));
+        printf("  %-14s %.4g: %s%s", r->name, recipe_bpw(r), most(r)->title, mix(r));
         if (r->matrices)
             printf(", %s for embedding and output", formats[r->output].title);
         else if (r->output != r->base)
             printf(", %s for the output", formats[r->output].title);
+        if (r->guided)
+            printf(", guided by a calibration");
         putchar('\n');
     }
     print_folders();

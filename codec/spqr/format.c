@@ -17,6 +17,18 @@ int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_lay
     return spqr_layout(f->stripe_bits, columns, SPQR_BUDGET, out, err);
 }
 
+bool format_unit(const struct format *f, uint64_t cols, uint64_t *rows, uint64_t *size)
+{
+    struct spqr_layout layout;
+    *rows = f->stripe_bits ? SPQR_ROWS : 1;
+    if (!f->stripe_bits)
+        return cols % f->block == 0 && format_bytes(f, cols, size);
+    if (spqr_format_layout(f, cols, &layout, NULL))
+        return false;
+    *size = layout.stripe_size;
+    return true;
+}
+
 bool matrices_size(const struct format *f, uint64_t matrices, uint64_t rows, uint64_t cols,
                    uint64_t *bytes)
 {

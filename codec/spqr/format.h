@@ -26,6 +26,10 @@ extern const struct format spqr_formats[SPQR_FORMAT_COUNT];
 int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_layout *out,
                        struct error *err);
 
+/* What is packed as a whole, in any format: a row, or a stripe of rows, and its bytes. False where the
+ * width is none that the format can pack. */
+bool format_unit(const struct format *f, uint64_t cols, uint64_t *rows, uint64_t *size);
+
 /* Bytes of matrices that are packed one behind the other, in any format: rows of blocks; or the
  * stripes of all, then the permutations of all. rows: of each. False where the width is none that
  * the format can pack, or the bytes are beyond 64 bits. */

@@ -278,14 +278,15 @@ def test_bytes_do_not_depend_on_memory(file, whole, tmp_path):
     assert contents(tmp_path) == contents(whole)
 
 
-@pytest.mark.parametrize("budget, passes", [(100, 3), (160, 1)])
-def test_budget_is_kept(tmp_path, budget, passes):
+@pytest.mark.parametrize("budget, passes, args", [
+    (100, 3, ()), (160, 1, ()), (115, 1, ("--sequential", "spqr3"))])
+def test_budget_is_kept(tmp_path, budget, passes, args):
     """The high-water mark of the process, which has libraries, too."""
     models.make(tmp_path / "m", hidden=512, layers=3, ffn=2048)
     run("convert", tmp_path / "m", "-t", "F16", "-o", tmp_path / "m.gguf")
     most = 0
     with subprocess.Popen([RUN, "calibrate", "-f", TEXT, "-n", "512", "-o", tmp_path / "out", "--ram",
-                           f"{budget}M", "--json", tmp_path / "m.gguf"],
+                           f"{budget}M", "--json", *args, tmp_path / "m.gguf"],
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         while child.poll() is None:
             with open(f"/proc/{child.pid}/status", encoding="ascii") as status:
@@ -484,6 +485,14 @@ def test_sequential_holds_one_layer(tmp_path):
     assert "20.0 MiB of memory are not enough" in message
 
 
+def test_a_format_that_does_not_fit_is_refused_at_once(tmp_path):
+    run("convert", DATA / "demo-qwen2", "-t", "BF16", "-o", tmp_path / "m.gguf")
+    message = refused("-f", TEXT, "-o", tmp_path / "out", "--sequential", "q4_k", tmp_path / "m.gguf")
+    assert re.search(r"m.gguf: rows of \d+ weights cannot be packed as q4_k, whose blocks have 256",
+                     message)
+    assert not os.listdir(tmp_path / "out")
+
+
 def test_sequential_with_experts(tmp_path):
     path = tmp_path / "model.gguf"
     run("convert", architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1"), "-t", "F32", "-o", path)
@@ -549,13 +558,14 @@ def test_a_private_mount_ends_with_the_run(private, tmp_path, number):
 def test_what_cannot_be_calibrated_is_named(private, tmp_path):
     (tmp_path / "empty").mkdir()
     for args, status, reason in (
-            ((tmp_path / "none",), 2, "none: it is not a model"),
-            ((tmp_path / "no" / "such" / "model",), 2, "model: No such file"),
-            ((tmp_path / "empty",), 2, "empty: it is not a model"),
-            ((DATA,), 2, "it is not a model"),
+            ((tmp_path / "none", "-q"), 2, "none: it is not a model"),
+            ((tmp_path / "no" / "such" / "model", "-q"), 2, "model: No such file"),
+            ((tmp_path / "empty", "-q"), 2, "empty: it is not a model"),
+            ((DATA, "-q"), 2, "it is not a model"),
             ((DATA / "demo-llama", "-f", TEXT, "-o", tmp_path / "no" / "where"), 2, "No such file"),
             ((DATA / "demo-llama", "-f", TEXT), 1, "usage: quantfs-run calibrate"),
-            (("-f", TEXT), 1, "a model is needed"), ((), 1, "a model is needed")):
+            (("-f", TEXT), 1, "a model and then options"), ((), 1, "a model and then options"),
+            ((DATA / "demo-llama",), 1, "a model and then options")):
         child = run("calibrate", *args, check=False)
         assert child.returncode == status and reason in child.stderr, args
         assert is_tidy(private)

@@ -15,7 +15,7 @@ import reference
 import tilecache
 from conftest import DATA, GUIDED, OWN_RECIPES, QUANTFS, RECIPES, convert, run, wait_until, written
 
-COMMANDS = "mount umount ls inspect formats convert warm status cache".split()
+COMMANDS = "mount umount ls inspect formats convert calibrate warm status cache".split()
 MODELS = ("demo-llama", "demo-qwen2")
 
 

@@ -66,7 +66,7 @@ static uint64_t takes(void *context, const struct facts *f, uint64_t room, uint6
 {
     struct job *j = context;
     return importance_bytes(f) + hessians_fit(&j->hessians, f, room, weights) +
-           (j->sequential ? held_bytes(f) : 0);
+           (j->sequential ? held_bytes(f) + PACKING_WORK : 0);
 }
 
 static int read_chunk(struct run *r, uint32_t chunk, float *logits, struct error *err)
@@ -244,6 +244,9 @@ static int begin_sequential(struct run *r, struct error *err)
         .chunks = r->chunks,
         .progress = &r->progress,
     };
+    int rc = packing_check(r->job->sequential, &e->model.facts, err);
+    if (rc)
+        return error_prefix(err, rc, "%s", r->job->model);
     return isa_choose(NULL, &s->packing.isa, err);
 }
 
@@ -343,13 +346,6 @@ static bool take_layers(struct hessians *h, const char *range)
     return true;
 }
 
-/* Layers, of which each sees those before it packed. */
-static bool take_sequential(struct job *j, const char *name)
-{
-    j->sequential = packing_format(name);
-    return j->sequential != NULL;
-}
-
 enum { PERCDAMP = 256, LAYERS, NATURAL, KEEP_HESSIAN, SEQUENTIAL, IMATRIX_ONLY };
 
 static bool take(void *context, int c, const char *argument)
@@ -377,7 +373,8 @@ static bool take(void *context, int c, const char *argument)
         j->keep_hessian = true;
         return true;
     case SEQUENTIAL:
-        return take_sequential(j, argument);
+        j->sequential = packing_format(argument);
+        return j->sequential != NULL;
     case IMATRIX_ONLY:
         j->imatrix_only = true;
         return true;

@@ -101,19 +101,24 @@ static int place(struct engine *e, const struct run_options *o, struct error *er
     uint64_t here = ram_resident(), rest = forward_bytes(e->forward), available = ram_available();
     /* a sixteenth for what the machine wants meanwhile */
     uint64_t all = o->ram ? o->ram : here + available - available / 16;
-    uint64_t taken = here + rest, least = e->by_layer ? 0 : weights_ring_least(&e->weights);
+    uint64_t taken = here + rest, least = weights_ring_least(&e->weights);
     if (o->takes)
         taken += o->takes(o->takes_context, k, all > taken ? all - taken : 0, e->weights.bytes);
     char has[16], takes[16], needs[16];
     least = least < e->weights.bytes ? least : e->weights.bytes;
+    if (e->by_layer && all < taken)
+        return error_set(err, -ENOMEM,
+                         "%s of memory are not enough: a context of %" PRIu32 " and the program"
+                         " take %s, a layer of weights with it",
+                         text_bytes(all, has), e->context, text_bytes(taken, takes));
+    if (e->by_layer)
+        return 0;
     if (all < taken + least)
         return error_set(err, -ENOMEM,
                          "%s of memory are not enough: a context of %" PRIu32 " and the program"
                          " take %s, and the weights need %s at least",
                          text_bytes(all, has), e->context, text_bytes(taken, takes),
                          text_bytes(least, needs));
-    if (e->by_layer)
-        return 0;
     double share = k->experts ? (double)k->experts_used / k->experts : 1;
     return weights_place(&e->weights, &(struct placing){all - taken, o->ring, o->io, share}, err);
 }

@@ -169,6 +169,14 @@ static void multiply_share(void *context, unsigned i, unsigned shares)
     }
 }
 
+/* Whether two matrices of one input take the same activations. */
+static bool same_activations(const struct weight *a, const struct weight *b)
+{
+    if (activation_kind_of(a->format) != activation_kind_of(b->format) || !a->order != !b->order)
+        return false;
+    return !a->order || memcmp(a->order, b->order, a->cols * sizeof *a->order) == 0;
+}
+
 /* Matrices of one kind of activations. */
 static int multiply_kind(struct forward *f, const struct weight *const *weights, size_t count,
                          enum activation_kind kind, const float *x, uint32_t tokens,
@@ -177,7 +185,7 @@ static int multiply_kind(struct forward *f, const struct weight *const *weights,
     struct activations *a = activations_of(f, weights[0]->cols);
     struct put put = {f, a, x, tokens, 0};
     struct multiply m = {f, {.weights = weights, .count = count}, outs, a, 0};
-    int rc = f->backend->activations_begin(f->backend, a, kind, tokens), more = 0;
+    int rc = f->backend->activations_begin(f->backend, a, kind, tokens, weights[0]->order), more = 0;
     if (!rc) {
         run_shares(f, tokens, put_share, &put);
         rc = put.rc;
@@ -197,7 +205,7 @@ static int multiply(struct forward *f, const struct weight *const *weights, size
     int rc = 0;
     for (size_t at = 0, n; !rc && at < count; at += n) {
         enum activation_kind kind = activation_kind_of(weights[at]->format);
-        for (n = 1; at + n < count && activation_kind_of(weights[at + n]->format) == kind;)
+        for (n = 1; at + n < count && same_activations(weights[at], weights[at + n]);)
             n++;
         rc = multiply_kind(f, weights + at, n, kind, x, tokens, outs + at, err);
     }
@@ -581,7 +589,7 @@ static bool allocate(struct forward *f)
               floats(f, &f->v, n, row) && floats(f, &f->mixed, n, (size_t)k->heads * k->head_dim) &&
               floats(f, &f->gate, n, k->ffn) && floats(f, &f->up, n, k->ffn) &&
               floats(f, &f->out, n, k->width) && floats(f, &f->scores, (size_t)team_shares(f->team) * (k->heads / k->kv_heads), f->context);
-    ok = ok && (f->row = malloc(f->model->embedding.row_size));
+    ok = ok && (f->row = malloc(f->model->embedding.unit_size));
     for (int i = 0; i < 2; i++)
         ok = ok && floats(f, &f->cosines[i], n, half) && floats(f, &f->sines[i], n, half) &&
              floats(f, &f->frequencies[i], half, 1);

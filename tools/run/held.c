@@ -39,40 +39,41 @@ static int list(struct held *h, struct layer *l, const struct facts *f, struct e
     return 0;
 }
 
-/* Room for the matrix in a format of so many bytes a row; what was there is gone. */
-static int allocate(struct held *h, struct held_matrix *m, const struct format *format,
-                    uint64_t row_size, struct error *err)
+static uint64_t size_of(const struct weight *w)
 {
-    struct backend *b = h->weights->backend;
-    if (m->memory)
-        b->free(b, m->memory);
-    m->memory = NULL;
-    *m->place = m->stored;
-    if (b->alloc(b, m->stored->rows * row_size, &m->memory))
-        return error_set(err, -ENOMEM, "no memory for a matrix of %" PRIu64 " x %" PRIu64,
-                         m->stored->rows, m->stored->cols);
-    m->here = *m->stored;
-    m->here.format = format;
-    m->here.row_size = row_size;
-    m->here.resident_rows = m->here.rows;
+    return w->units * w->unit_size;
+}
+
+/* The layer takes a matrix from memory, as w describes it. */
+static void describe(struct held_matrix *m, const struct weight *w)
+{
+    m->here = *w;
+    m->here.resident_units = w->units;
     m->here.resident = m->memory;
     *m->place = &m->here;
-    return 0;
 }
 
-int held_replace(struct held *h, struct held_matrix *m, float **values, struct error *err)
+float *held_replace(struct held_matrix *m)
 {
-    int rc = allocate(h, m, &formats[FORMAT_F32], m->stored->cols * sizeof **values, err);
-    *values = m->memory;
-    return rc;
+    describe(m, &m->floats);
+    return m->memory;
 }
 
+/* There is room for floats at once: nothing moves when they come. */
 static int load(struct held *h, struct held_matrix *m, struct error *err)
 {
     const struct weight *s = m->stored;
-    int rc = allocate(h, m, s->format, s->row_size, err);
-    return rc ? rc
-              : source_read(h->weights->file, m->memory, s->offset, s->rows * s->row_size, err);
+    struct backend *b = h->weights->backend;
+    m->floats = *s;
+    m->floats.format = &formats[FORMAT_F32];
+    m->floats.order = NULL;
+    bool good = weight_set_units(&m->floats);
+    uint64_t floats = size_of(&m->floats), stored = size_of(s);
+    if (!good || b->alloc(b, floats > stored ? floats : stored, &m->memory))
+        return error_set(err, -ENOMEM, "no memory for a matrix of %" PRIu64 " x %" PRIu64, s->rows,
+                         s->cols);
+    describe(m, s);
+    return source_read(h->weights->file, m->memory, s->offset, stored, err);
 }
 
 int held_load(struct held *h, struct run_model *m, uint32_t layer, struct weights *weights,

@@ -15,9 +15,9 @@ struct held {
         const struct weight **place; /* in the layer */
         const struct weight *stored; /* which stands there when this is over */
         enum layer_input input;
-        uint32_t part; /* expert */
-        struct weight here;
-        void *memory; /* the backend's; NULL: not loaded yet */
+        uint32_t part;              /* expert */
+        struct weight here, floats; /* as it is now, as it may become */
+        void *memory;               /* the backend's, with room for floats; NULL: not loaded yet */
     } * matrices;
     size_t count;
 };
@@ -29,9 +29,8 @@ uint64_t held_bytes(const struct facts *f);
 int held_load(struct held *h, struct run_model *m, uint32_t layer, struct weights *weights,
               struct error *err);
 
-/* Gives a matrix room for floats [rows][cols] in place of what it had; the layer takes them from
- * now on. -ENOMEM. */
-int held_replace(struct held *h, struct held_matrix *m, float **values, struct error *err);
+/* Room for floats [rows][cols] in place of what the matrix had, which the layer takes from now on. */
+float *held_replace(struct held_matrix *m);
 
 /* The layer's matrices are those of the file again. */
 void held_free(struct held *h);

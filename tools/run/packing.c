@@ -14,6 +14,19 @@ const struct format *packing_format(const char *name)
     return form_format(form_by_name(name));
 }
 
+int packing_check(const struct format *f, const struct facts *facts, struct error *err)
+{
+    for (enum layer_input i = 0; !f->stripe_bits && i < INPUT_COUNT; i++) {
+        uint64_t cols = input_cols(facts, i);
+        if (i != INPUT_ROUTER && cols % f->block)
+            return error_set(err, -ENOTSUP,
+                             "rows of %" PRIu64 " weights cannot be packed as %s, whose blocks have"
+                             " %" PRIu32,
+                             cols, f->name, f->block);
+    }
+    return 0;
+}
+
 /* ---- a tile ---- */
 
 struct tile {
@@ -107,13 +120,11 @@ static int encode(const struct packing *p, const struct subject *s, struct held 
                   struct held_matrix *m, struct error *err)
 {
     struct encoding *e;
-    float *values;
     int rc = encoding_new(p->format, &s->view, &h->weights->file, NULL, s->importance, &s->factor,
                           &e, err);
     if (rc)
         return rc;
-    rc = held_replace(h, m, &values, err);
-    rc = rc ? rc : run_tiles(p, e, values, err);
+    rc = run_tiles(p, e, held_replace(m), err);
     encoding_unref(e);
     return rc;
 }

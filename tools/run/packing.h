@@ -13,6 +13,9 @@
 #include "tools/run/importance.h"
 #include "tools/run/team.h"
 
+/* Bytes that encoding takes beside the matrices, of which malloc keeps some afterwards. */
+enum { PACKING_WORK = 16 << 20 };
+
 struct packing {
     const struct format *format;
     const struct isa *isa;
@@ -24,6 +27,10 @@ struct packing {
 
 /* A format by name, of those that tensors can be packed in. NULL: there is none. */
 const struct format *packing_format(const char *name);
+
+/* -ENOTSUP where rows of the model's matrices are no multiple of the format's blocks, with a
+ * sentence: there is no other format in its place, as recipes have it. */
+int packing_check(const struct format *f, const struct facts *facts, struct error *err);
 
 /* Puts what is left in place of the layer's matrices; routers stay as they are. -ENOTSUP where a
  * matrix cannot be packed so, -ENOENT where its factor is missing, else -errno; with a sentence. */
