@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/hf_model.h"
 
+#include "codec/hf_quant.h"
 #include "codec/safetensors.h"
 #include "codec/scales.h"
 
@@ -8,11 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* clang-format off */
 const struct hf_form hf_forms[HF_FORM_COUNT] = {
-    {"bf16", FORMAT_BF16, "bfloat16"},
-    {"f16",  FORMAT_F16,  "float16" },
-    {"f32",  FORMAT_F32,  "float32" },
+    {"bf16",                   FORMAT_BF16, "bfloat16", NULL,                 NULL},
+    {"f16",                    FORMAT_F16,  "float16",  NULL,                 NULL},
+    {"f32",                    FORMAT_F32,  "float32",  NULL,                 NULL},
+    {"spqr-3bit",              FORMAT_F16,  "float16",  &hf_methods[HF_SPQR], "spqr3"},
+    {"gptq-8bit-g128",         FORMAT_F16,  "float16",  &hf_methods[HF_GPTQ], "gptq8-g128"},
+    {"gptq-8bit-g128-natural", FORMAT_F16,  "float16",  &hf_methods[HF_GPTQ], "gptq8-g128-natural"},
+    {"gptq-4bit-g128",         FORMAT_F16,  "float16",  &hf_methods[HF_GPTQ], "gptq4-g128"},
+    {"gptq-4bit-g128-natural", FORMAT_F16,  "float16",  &hf_methods[HF_GPTQ], "gptq4-g128-natural"},
+    {"gptq-3bit-g128",         FORMAT_F16,  "float16",  &hf_methods[HF_GPTQ], "gptq3-g128"},
+    {"gptq-3bit-g128-natural", FORMAT_F16,  "float16",  &hf_methods[HF_GPTQ], "gptq3-g128-natural"},
 };
+/* clang-format on */
 
 /* Elements lie at multiples of their size when wide ones come first; floats will have 2 or 4 bytes. */
 static int width(const struct hf_tensor *t)
@@ -103,27 +113,104 @@ char *hf_model_config(const struct hf_model *m, const struct hf_form *form)
     char *text = NULL;
     json_t *config = json_deep_copy(m->config), *part = json_object_get(config, "text_config");
     if (config && set_type(config, form->torch_type, true) == 0 &&
-        (!json_is_object(part) || set_type(part, form->torch_type, false) == 0))
+        (!json_is_object(part) || set_type(part, form->torch_type, false) == 0) &&
+        (!form->method || hf_quant_put_config(m, form, config) == 0))
         text = json_dumps(config, JSON_INDENT(2));
     json_decref(config);
     return text;
 }
 
-int hf_model_put_header(const struct hf_model *m, const struct hf_form *form, struct buffer *out,
+/* ---- what is in the file ---- */
+
+static int add_part(struct hf_layout *l, const struct hf_part *part, struct error *err)
+{
+    if (__builtin_add_overflow(l->size, part->size, &l->size))
+        return error_set(err, -EINVAL, "tensor \"%s\" is too large", part->tensor->name);
+    l->parts[l->count++] = *part;
+    return 0;
+}
+
+static int add_whole(struct hf_layout *l, const struct hf_form *form, const struct hf_tensor *t,
+                     struct error *err)
+{
+    struct hf_part part = {.tensor = t, .size = t->view.tensor->size};
+    if (!t->kept && !format_bytes(&formats[form->format], t->view.rows * t->view.cols, &part.size))
+        return error_set(err, -EINVAL, "tensor \"%s\" is too large", t->name);
+    return add_part(l, &part, err);
+}
+
+/* The last of a method's tensors may be what puts the next one out of line; then it goes first there,
+ * and what follows is in line again. */
+static int add_repacked(struct hf_layout *l, const struct hf_form *form, const struct hf_tensor *t,
                         struct error *err)
 {
-    const struct format *format = &formats[form->format];
+    const struct hf_method *method = form->method;
+    const struct repack_matrix matrix = hf_form_matrix(form, t);
+    uint32_t n = method->count, first = l->size % method->repacks[0].width ? n - 1 : 0;
+    int rc = 0;
+    for (uint32_t i = 0; !rc && i < n; i++) {
+        const struct repack *r = &method->repacks[(first + i) % n];
+        struct hf_part part = {t, r, repack_size(r, &matrix)};
+        rc = add_part(l, &part, err);
+    }
+    return rc;
+}
+
+int hf_layout_make(const struct hf_model *m, const struct hf_form *form, struct hf_layout *out,
+                   struct error *err)
+{
+    enum { WIDE, REPACKED, OTHER, TURNS };
+    size_t each = form->method ? form->method->count : 1;
+    *out = (struct hf_layout){.parts = calloc(m->count * each + 1, sizeof *out->parts)};
+    int rc = out->parts ? 0 : error_set(err, -ENOMEM, "out of memory");
+    for (int turn = WIDE; turn < TURNS; turn++)
+        for (size_t i = 0; !rc && i < m->count; i++) {
+            const struct hf_tensor *t = &m->tensors[i];
+            bool repacked = hf_form_quantizes(form, t);
+            if (turn != (repacked ? REPACKED : width(t) >= 8 ? WIDE : OTHER))
+                continue;
+            rc = repacked ? add_repacked(out, form, t, err) : add_whole(out, form, t, err);
+        }
+    if (rc)
+        hf_layout_free(out);
+    return rc;
+}
+
+void hf_layout_free(struct hf_layout *l)
+{
+    free(l->parts);
+    *l = (struct hf_layout){0};
+}
+
+static int put_repacked(struct safetensors_writer *w, const struct hf_part *part,
+                        const struct hf_form *form, struct error *err)
+{
+    char *name;
+    uint64_t shape[REPACK_DIMS];
+    const struct hf_tensor *t = part->tensor;
+    const struct repack_matrix matrix = hf_form_matrix(form, t);
+    part->repack->shape(&matrix, shape);
+    if (asprintf(&name, "%.*s%s", hf_layer_name(t), t->name, part->repack->name) < 0)
+        return error_set(err, -ENOMEM, "out of memory");
+    int rc =
+        safetensors_add(w, name, part->repack->dtype, shape, part->repack->ndim, part->size, err);
+    free(name);
+    return rc;
+}
+
+int hf_layout_put_header(const struct hf_layout *l, const struct hf_form *form, struct buffer *out,
+                         struct error *err)
+{
+    const char *title = formats[form->format].title;
     struct safetensors_writer w;
     int rc = safetensors_begin(&w, err);
-    for (size_t i = 0; !rc && i < m->count; i++) {
-        const struct hf_tensor *t = &m->tensors[i];
-        const struct tensor *source = t->view.tensor;
-        uint64_t size = source->size;
-        if (!t->kept && !format_bytes(format, t->view.rows * t->view.cols, &size))
-            rc = error_set(err, -EINVAL, "tensor \"%s\" is too large", t->name);
-        else
-            rc = safetensors_add(&w, t->name, t->kept ? source->dtype->name : format->title,
-                                 t->shape, t->ndim, size, err);
+    for (size_t i = 0; !rc && i < l->count; i++) {
+        const struct hf_part *part = &l->parts[i];
+        const struct hf_tensor *t = part->tensor;
+        rc = part->repack
+                 ? put_repacked(&w, part, form, err)
+                 : safetensors_add(&w, t->name, t->kept ? t->view.tensor->dtype->name : title,
+                                   t->shape, t->ndim, part->size, err);
     }
     return safetensors_end(&w, rc ? NULL : out, err) ? -ENOMEM : rc;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * A model as the folder that transformers loads: the names, shapes and row order of Hugging Face's
- * checkpoints, all floats of one type, and the config.json that says so.
+ * checkpoints, all floats of one type, linear layers quantized or not, and the config.json that says
+ * so.
  */
 #ifndef CODEC_HF_MODEL_H
 #define CODEC_HF_MODEL_H
@@ -10,14 +11,19 @@
 #include "codec/config.h"
 #include "codec/view.h"
 
-/* The types that folders are offered in. */
+struct hf_method;
+struct repack;
+
+/* What folders are offered as. */
 struct hf_form {
-    const char *name;       /* of the folder: "bf16" */
-    enum format_id format;
-    const char *torch_type; /* what config.json calls it: "bfloat16" */
+    const char *name;               /* of the folder: "bf16" */
+    enum format_id format;          /* of all floats that are not quantized */
+    const char *torch_type;         /* what config.json calls that: "bfloat16" */
+    const struct hf_method *method; /* of quantizing linear layers (hf_quant.h); NULL: none */
+    const char *packed;             /* the format that these are repacked from */
 };
 
-enum { HF_FORM_COUNT = 3 };
+enum { HF_FORM_COUNT = 10 };
 extern const struct hf_form hf_forms[HF_FORM_COUNT];
 
 struct hf_tensor {
@@ -25,7 +31,8 @@ struct hf_tensor {
     const uint64_t *shape; /* ndim extents, slowest first */
     uint32_t ndim;
     struct view view;
-    bool kept; /* no float: in the type that it is stored in */
+    bool kept;   /* no float: in the type that it is stored in */
+    bool linear; /* the weight of a linear layer; where hf_model_mark_linear has found it */
 };
 
 struct hf_model {
@@ -47,9 +54,28 @@ void hf_model_sort(struct hf_model *m);
 /* config.json for a form, to be freed; NULL when memory is out. */
 char *hf_model_config(const struct hf_model *m, const struct hf_form *form);
 
-/* The start of model.safetensors for a form: length, header, padding to 8 bytes. The tensors' bytes
- * follow in order, end to end. */
-int hf_model_put_header(const struct hf_model *m, const struct hf_form *form, struct buffer *out,
-                        struct error *err);
+/* A tensor of model.safetensors: one of the model's, or one that stands for it in a layout. */
+struct hf_part {
+    const struct hf_tensor *tensor;
+    const struct repack *repack; /* NULL: the tensor itself */
+    uint64_t size;               /* bytes */
+};
+
+/* What model.safetensors of a form holds, end to end: every element at a multiple of its size, and
+ * what is repacked from the same bytes side by side. */
+struct hf_layout {
+    struct hf_part *parts;
+    size_t count;
+    uint64_t size; /* bytes of all */
+};
+
+/* It refers to the model. -EINVAL where a tensor is too large. Free with hf_layout_free. */
+int hf_layout_make(const struct hf_model *m, const struct hf_form *form, struct hf_layout *out,
+                   struct error *err);
+void hf_layout_free(struct hf_layout *l);
+
+/* The start of model.safetensors: length, header, padding to 8 bytes. The parts follow. */
+int hf_layout_put_header(const struct hf_layout *l, const struct hf_form *form, struct buffer *out,
+                         struct error *err);
 
 #endif

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/layer_input.h"
 
+#include "codec/affix.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,24 +15,27 @@ const struct input_names input_names[INPUT_COUNT] = {
     [INPUT_DOWN] = {"ffn_down",     {"ffn_down"},                   true },
 };
 
-static bool goes_into(const struct input_names *names, const char *matrix)
+static bool goes_into(const struct input_names *names, const char *matrix, size_t size)
 {
     for (int i = 0; i < INPUT_MATRICES_MAX && names->matrices[i]; i++)
-        if (strcmp(names->matrices[i], matrix) == 0)
+        if (strlen(names->matrices[i]) == size && memcmp(names->matrices[i], matrix, size) == 0)
             return true;
     return false;
 }
 
-bool layer_input_of(const char *tensor, uint32_t *layer, enum layer_input *input)
+bool layer_input_of(const char *tensor, struct layer_input_id *out)
 {
+    static const char stacked[] = "_exps";
     char matrix[32];
     int end = 0;
-    if (sscanf(tensor, "blk.%" SCNu32 ".%31[a-z_].weight%n", layer, matrix, &end) != 2 ||
+    if (sscanf(tensor, "blk.%" SCNu32 ".%31[a-z_].weight%n", &out->layer, matrix, &end) != 2 ||
         end == 0 || tensor[end])
         return false;
+    out->experts = ends_with(matrix, stacked);
+    size_t size = strlen(matrix) - (out->experts ? strlen(stacked) : 0);
     for (int i = 0; i < INPUT_COUNT; i++)
-        if (goes_into(&input_names[i], matrix)) {
-            *input = (enum layer_input)i;
+        if (goes_into(&input_names[i], matrix, size) && (input_names[i].experts || !out->experts)) {
+            out->input = (enum layer_input)i;
             return true;
         }
     return false;

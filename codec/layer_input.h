@@ -21,8 +21,15 @@ struct input_names {
 
 extern const struct input_names input_names[INPUT_COUNT];
 
-/* The layer and the input of a matrix, by its name in GGUF. False for what is none of those above;
- * and for experts, of which a tensor has several. */
-bool layer_input_of(const char *tensor, uint32_t *layer, enum layer_input *input);
+/* An input of a layer: that of an expert, or of all. */
+struct layer_input_id {
+    uint32_t layer;
+    enum layer_input input;
+    bool experts;
+};
+
+/* The input of a matrix, or of those of a stack of experts, by its name in GGUF. False for what is
+ * none of those above. */
+bool layer_input_of(const char *tensor, struct layer_input_id *out);
 
 #endif

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/calibration.h"
 
+#include "codec/config.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,7 +22,7 @@ static int read_file(const char *path, struct blob *out, struct error *err)
     if (fstat(fd, &st) || !S_ISREG(st.st_mode))
         rc = error_set(err, -EINVAL, "not a regular file");
     else if (st.st_size > FILE_MAX)
-        rc = error_set(err, -EFBIG, "too large for an importance matrix");
+        rc = error_set(err, -EFBIG, "too large for a part of a calibration");
     else if (!(data = malloc((size_t)st.st_size + 1)))
         rc = error_set(err, -ENOMEM, "out of memory");
     size_t size = 0;
@@ -62,6 +66,37 @@ int calibration_load(const char *path, const char *name, struct calibration **ou
     c->refs = 1;
     *out = c;
     return 0;
+}
+
+/* What is no text there is none of ours: then nothing can be said of the factors. */
+static int find_sequential(struct blob file, char **format, struct error *err)
+{
+    json_t *root;
+    int rc = json_parse(file, &root, err);
+    if (rc)
+        return rc;
+    const json_t *value = json_object_get(root, "sequential");
+    if (!json_is_object(root) || (value && !json_is_string(value)))
+        rc = error_set(err, -EINVAL, "not what a calibration was made from");
+    else if (value && !(*format = strdup(json_string_value(value))))
+        rc = error_set(err, -ENOMEM, "out of memory");
+    json_decref(root);
+    return rc;
+}
+
+int calibration_sequential(const char *folder, char **format, struct error *err)
+{
+    char path[PATH_MAX];
+    struct blob file;
+    *format = NULL;
+    if (snprintf(path, sizeof path, "%s/calibration.json", folder) >= (int)sizeof path)
+        return error_set(err, -ENAMETOOLONG, "%s: the name is too long", folder);
+    int rc = read_file(path, &file, err);
+    if (!rc) {
+        rc = find_sequential(file, format, err);
+        free((void *)file.data);
+    }
+    return rc ? error_prefix(err, rc, "%s", path) : 0;
 }
 
 struct calibration *calibration_ref(struct calibration *c)

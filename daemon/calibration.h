@@ -17,6 +17,11 @@ struct calibration {
 /* Loads an importance matrix. name is kept as given. -errno with a sentence. */
 int calibration_load(const char *path, const char *name, struct calibration **out,
                      struct error *err);
+/* The format that a calibration's factors are for alone (codec/CALIBRATION.md, `sequential`), from its
+ * calibration.json: to be freed, NULL where they are for all. -ENOENT where there is no such file,
+ * else -errno; with a sentence. */
+int calibration_sequential(const char *folder, char **format, struct error *err);
+
 struct calibration *calibration_ref(struct calibration *c);
 void calibration_unref(struct calibration *c);
 

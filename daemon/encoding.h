@@ -41,8 +41,9 @@ struct encoding {
     const struct dtype *dtype;
     struct view view;                /* its tensors are not kept: see inputs */
     const struct dtype *scale_dtype; /* of the view's scales, which are the last inputs; or NULL */
-    struct factor **factors; /* of a format that takes them: one for each of view.matrices, NULL
-                                     where nothing is known of the inputs; else NULL */
+    /* Of a format that takes them, one for each of view.matrices: NULL where nothing is known of
+     * the inputs. Else NULL. */
+    struct factor **factors;
     struct calibration *calibration;
     const float *importance; /* view.matrices * view.cols weights in the calibration, or NULL */
     char *name;              /* the tensor's, for messages */

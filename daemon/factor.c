@@ -187,6 +187,9 @@ static int load(struct factor *f, struct error *err)
         memset(f->dead, 1, n);
         spqr_factor_begin(f->packed, n);
         rc = read_rows(f, fd, err);
+        /* An expert that no token has chosen: nothing is known of its inputs, and none is left out. */
+        if (!memchr(f->dead, 0, n))
+            memset(f->dead, 0, n);
     }
     close(fd);
     if (rc) {

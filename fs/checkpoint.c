@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -479,6 +480,23 @@ static void load_model(struct checkpoint *c, const struct container_gguf *head,
     err->text[0] = '\0';
 }
 
+/* Formats that feed errors back weigh columns by their calibration's own matrix, where it has one. */
+static void load_own_imatrix(struct checkpoint *c)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/imatrix.gguf", c->factor_folder);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return;
+    if (calibration_load(path, "imatrix.gguf", &c->own_imatrix, &c->own_imatrix_problem) == -ENOENT)
+        c->own_imatrix_problem.text[0] = '\0';
+}
+
+static void load_sequential(struct checkpoint *c)
+{
+    if (calibration_sequential(c->factor_folder, &c->sequential, &c->sequential_problem) == -ENOENT)
+        c->sequential_problem.text[0] = '\0';
+}
+
 /* What is made from the files shows their newest time, and no more to anyone than they do. */
 static void set_attributes(struct checkpoint *c)
 {
@@ -525,6 +543,10 @@ int checkpoint_load(const struct checkpoint_options *options, struct checkpoint 
         return rc;
     }
     set_attributes(c);
+    if (c->factor_folder) {
+        load_own_imatrix(c);
+        load_sequential(c);
+    }
     struct container_gguf head = {0};
     if (c->file ? load_gguf(c, &head, &c->unreadable) : load_folder(c, &c->unreadable)) {
         tensor_list_free(&c->tensors);
@@ -559,7 +581,9 @@ void checkpoint_unref(struct checkpoint *c)
     model_free(&c->model);
     config_free(&c->config);
     calibration_unref(c->calibration);
+    calibration_unref(c->own_imatrix);
     free(c->factor_folder);
+    free(c->sequential);
     for (size_t i = 0; i < c->shard_count; i++)
         source_unref(c->shards[i]);
     free(c->shards);

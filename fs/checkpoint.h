@@ -60,7 +60,11 @@ struct checkpoint {
     struct error unreadable;   /* why there are no tensors; "" if there are */
     struct calibration *calibration;
     char *factor_folder;       /* of its calibration; NULL: none */
+    char *sequential;                /* the only format that its factors are for; NULL: any */
+    struct error sequential_problem; /* why that is not known; "" if it is */
     struct factor_set *factors;
+    struct calibration *own_imatrix;   /* in that folder; NULL: none */
+    struct error own_imatrix_problem;  /* why it cannot be used; "" if it can */
     bool miscalibrated;        /* an importance matrix is given but unusable: nothing quantized */
     int64_t mtime_ns;          /* of the newest file */
     mode_t mode;               /* permissions to read that all weight files give */

@@ -4,7 +4,7 @@
 #include "codec/gguf_model.h"
 #include "daemon/build_id.h"
 #include "daemon/log.h"
-#include "fs/column_order.h"
+#include "fs/encoded.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -182,27 +182,6 @@ static int make_keys(struct checkpoint *c, struct cache *cache, struct error *er
 
 /* ---- a recipe's image ---- */
 
-int gguf_importance(const struct checkpoint *c, const struct model_tensor *t,
-                    const float **importance, struct error *err)
-{
-    *importance = NULL;
-    if (!c->calibration)
-        return 0;
-    const struct imatrix_entry *e = imatrix_find(&c->calibration->imatrix, t->name);
-    if (!e)
-        return 0;
-    if (e->count != t->ne[0] * t->ne[2]) {
-        /* An embedding's entry of another size is passed over, as upstream does. */
-        if (strcmp(t->name, "token_embd.weight") == 0)
-            return 0;
-        return error_set(err, -EINVAL,
-                         "importance matrix %s: the entry of %s has %zu values, not %" PRIu64,
-                         c->calibration->name, t->name, e->count, t->ne[0] * t->ne[2]);
-    }
-    *importance = e->weights;
-    return 0;
-}
-
 /* The format of every tensor under a recipe; out has room for all. */
 static int assign(const struct checkpoint *c, const struct recipe *recipe,
                   const struct format **out, struct error *err)
@@ -235,7 +214,7 @@ static void put_recipe_keys(const struct checkpoint *c, const struct recipe *rec
 {
     gguf_put_u32(keys, "general.quantization_version", QUANTIZATION_VERSION);
     gguf_put_u32(keys, "general.file_type", recipe->ftype);
-    if (!c->calibration)
+    if (!c->calibration || recipe->guided) /* files are as large as those that are not guided */
         return;
     const struct imatrix *m = &c->calibration->imatrix;
     gguf_put_string_n(keys, "quantize.imatrix.file", c->calibration->name,
@@ -284,35 +263,26 @@ static int add_header(const struct checkpoint *c, const struct recipe *recipe,
     return rc;
 }
 
-static int add_tensor(const struct checkpoint *c, const struct model_tensor *t,
-                      const struct format *f, struct image *image, struct error *err)
+static int add_generated(const struct model_tensor *t, struct image *image, struct error *err)
 {
-    int rc = 0;
-    if (!t->view.tensor) {
-        struct bytes *bytes = bytes_new(t->generated, t->ne[0] * sizeof *t->generated);
-        if (!bytes)
-            return error_set(err, -ENOMEM, "out of memory");
-        image_add_bytes(image, bytes, 0, bytes->size);
-        bytes_unref(bytes);
-    } else {
-        struct encoding *e;
-        const float *importance = NULL;
-        if (f != t->stored)
-            rc = gguf_importance(c, t, &importance, err);
-        if (!rc)
-            rc = encoding_new(f, &t->view, c->shards, c->calibration, importance, NULL, &e,
-                              err);
-        if (rc)
-            return rc;
-        image_add_tensor(image, e);
-        if (f->stripe_bits)
-            rc = column_orders_add(image, &e->stripes, NULL, t->view.matrices, err);
-        encoding_unref(e);
-        if (rc)
-            return rc;
-    }
-    image_add_zeros(image, gguf_pad(image->size) - image->size);
+    struct bytes *bytes = bytes_new(t->generated, t->ne[0] * sizeof *t->generated);
+    if (!bytes)
+        return error_set(err, -ENOMEM, "out of memory");
+    image_add_bytes(image, bytes, 0, bytes->size);
+    bytes_unref(bytes);
     return 0;
+}
+
+/* What keeps its type is not weighed. */
+static int add_tensor(const struct checkpoint *c, const struct recipe *recipe,
+                      const struct model_tensor *t, const struct format *f, struct image *image,
+                      struct error *err)
+{
+    struct encoded what = {
+        .view = &t->view, .format = f, .mapped = f == t->stored ? NULL : t, .own = recipe->guided};
+    int rc = t->view.tensor ? encoded_add(c, &what, image, err) : add_generated(t, image, err);
+    image_add_zeros(image, gguf_pad(image->size) - image->size);
+    return rc;
 }
 
 static int make_image(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
@@ -325,7 +295,7 @@ static int make_image(struct checkpoint *c, struct cache *cache, const struct re
     rc = rc ? rc : make_keys(c, cache, err);
     rc = rc ? rc : add_header(c, recipe, formats_of, image, err);
     for (size_t i = 0; !rc && i < c->model.count; i++)
-        rc = add_tensor(c, &c->model.tensors[i], formats_of[i], image, err);
+        rc = add_tensor(c, recipe, &c->model.tensors[i], formats_of[i], image, err);
     free(formats_of);
     rc = image_finish(image, rc, out, err);
     if (!rc)

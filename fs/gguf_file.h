@@ -29,8 +29,4 @@ int gguf_file_data_size(struct checkpoint *c, const struct recipe *recipe, uint6
 /* Drops keys and images; they are made again when somebody asks. */
 void gguf_file_forget(struct checkpoint *c);
 
-/* The importance of a GGUF tensor's columns, or NULL. -EINVAL where the matrix does not fit. */
-int gguf_importance(const struct checkpoint *c, const struct model_tensor *t,
-                    const float **importance, struct error *err);
-
 #endif

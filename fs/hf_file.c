@@ -4,7 +4,9 @@
 #include "codec/affix.h"
 #include "codec/arch.h"
 #include "codec/hf_gguf.h"
+#include "codec/hf_quant.h"
 #include "codec/hf_tokenizer.h"
+#include "fs/tensor_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -22,6 +24,21 @@ bool hf_offered(const struct checkpoint *c)
     return !*c->unreadable.text && !c->incomplete &&
            (c->file ? arch_by_gguf(c->architecture, strlen(c->architecture)) != NULL
                     : c->config.raw != NULL);
+}
+
+/* What is quantized needs what recipes need: which tensor is what, and that nothing is wrong with it. */
+int hf_form_offered(const struct checkpoint *c, const struct hf_form *form, struct error *err)
+{
+    if (!form->method)
+        return 0;
+    if (!c->mapped)
+        return error_set(err, -ENOTSUP, "%s", c->problem.text);
+    return hf_form_check(form, &c->model, err);
+}
+
+unsigned hf_form_shown_as(const struct hf_form *form)
+{
+    return form_of(form->method ? hf_form_packed(form) : &formats[form->format]);
 }
 
 /* Files of a checkpoint that go along: all that is small and no weights, in any framework's form. */
@@ -117,6 +134,8 @@ static int make_model(struct checkpoint *c, struct error *err)
     c->footprint += c->hf->arena.total;
     if (rc)
         drop(c);
+    else if (c->mapped)
+        hf_model_mark_linear(c->hf, &c->model);
     return rc;
 }
 
@@ -140,11 +159,11 @@ static int add_text(struct image *image, char *text, struct error *err)
     return 0;
 }
 
-static int add_header(const struct hf_model *m, const struct hf_form *form, struct image *image,
+static int add_header(const struct hf_layout *l, const struct hf_form *form, struct image *image,
                       struct error *err)
 {
     struct buffer header = {0};
-    int rc = hf_model_put_header(m, form, &header, err);
+    int rc = hf_layout_put_header(l, form, &header, err);
     struct bytes *bytes = rc ? NULL : bytes_new(header.data, header.size);
     buffer_free(&header);
     if (!rc && !bytes)
@@ -156,8 +175,8 @@ static int add_header(const struct hf_model *m, const struct hf_form *form, stru
 }
 
 /* What is stored in the form's type already comes from the file itself. */
-static int add_tensor(const struct checkpoint *c, const struct hf_tensor *t,
-                      const struct hf_form *form, struct image *image, struct error *err)
+static int add_whole(const struct checkpoint *c, const struct hf_tensor *t,
+                     const struct hf_form *form, struct image *image, struct error *err)
 {
     const struct tensor *source = t->view.tensor;
     const struct format *format = &formats[form->format];
@@ -176,12 +195,57 @@ static int add_tensor(const struct checkpoint *c, const struct hf_tensor *t,
     return rc;
 }
 
+/* The encoding of a tensor that is repacked: that of tensors/, where the tensor is the same. */
+static int packed_encoding(const struct checkpoint *c, const struct hf_tensor *t,
+                           const struct hf_form *form, struct encoding **out, struct error *err)
+{
+    struct factor *factor;
+    const struct format *format = hf_form_packed(form);
+    int rc = tensor_factor(c, t->view.tensor, form_of(format), &factor, err);
+    if (rc)
+        return rc;
+    rc = encoding_new(format, &t->view, c->shards, NULL, NULL, &factor, out, err);
+    factor_unref(factor);
+    return rc;
+}
+
+/* The parts that are made of a tensor stand beside each other; *count becomes their number. */
+static int add_repacked(const struct checkpoint *c, const struct hf_part *parts, size_t *count,
+                        const struct hf_form *form, struct image *image, struct error *err)
+{
+    struct encoding *e;
+    int rc = packed_encoding(c, parts->tensor, form, &e, err);
+    *count = form->method->count;
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < *count; i++)
+        image_add_repacked(image, e, parts[i].repack);
+    encoding_unref(e);
+    return 0;
+}
+
+static int add_parts(const struct checkpoint *c, const struct hf_layout *l,
+                     const struct hf_form *form, struct image *image, struct error *err)
+{
+    int rc = add_header(l, form, image, err);
+    for (size_t i = 0, count = 1; !rc && i < l->count; i += count) {
+        const struct hf_part *part = &l->parts[i];
+        count = 1;
+        rc = part->repack ? add_repacked(c, part, &count, form, image, err)
+                          : add_whole(c, part->tensor, form, image, err);
+    }
+    return rc;
+}
+
 static int add_weights(const struct checkpoint *c, const struct hf_model *m,
                        const struct hf_form *form, struct image *image, struct error *err)
 {
-    int rc = add_header(m, form, image, err);
-    for (size_t i = 0; !rc && i < m->count; i++)
-        rc = add_tensor(c, &m->tensors[i], form, image, err);
+    struct hf_layout l;
+    int rc = hf_layout_make(m, form, &l, err);
+    if (rc)
+        return rc;
+    rc = add_parts(c, &l, form, image, err);
+    hf_layout_free(&l);
     return rc;
 }
 
@@ -223,6 +287,25 @@ int hf_file_get(struct checkpoint *c, const struct hf_form *form, uint32_t item,
     return image_finish(image, rc, out, err);
 }
 
+/* From header and layout; nothing that the weights are made from is opened. */
+static int weights_size(struct checkpoint *c, const struct hf_form *form, uint64_t *size,
+                        struct error *err)
+{
+    struct hf_layout l;
+    struct buffer header = {0};
+    pthread_mutex_lock(&c->lock);
+    int rc = make_model(c, err);
+    rc = rc ? rc : hf_layout_make(c->hf, form, &l, err);
+    if (!rc) {
+        rc = hf_layout_put_header(&l, form, &header, err);
+        *size = header.size + l.size;
+        buffer_free(&header);
+        hf_layout_free(&l);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return rc;
+}
+
 int hf_file_size(struct checkpoint *c, const struct hf_form *form, uint32_t item, uint64_t *size,
                  struct error *err)
 {
@@ -231,6 +314,8 @@ int hf_file_size(struct checkpoint *c, const struct hf_form *form, uint32_t item
         *size = c->files[item - MADE_COUNT].identity.size;
         return 0;
     }
+    if (item == WEIGHTS)
+        return weights_size(c, form, size, err);
     int rc = hf_file_get(c, form, item, &image, err);
     if (!rc) {
         *size = image->size;

@@ -51,7 +51,8 @@ void image_unref(struct image *image)
         switch (s->kind) {
         case SEGMENT_BYTES: bytes_unref(s->bytes); break;
         case SEGMENT_FILE: source_unref(s->source); break;
-        case SEGMENT_TENSOR: encoding_unref(s->encoding); break;
+        case SEGMENT_TENSOR:
+        case SEGMENT_REPACKED: encoding_unref(s->encoding); break;
         case SEGMENT_MADE: made_unref(s->made); break;
         case SEGMENT_ZEROS: break;
         }
@@ -108,6 +109,22 @@ void image_add_tensor(struct image *image, struct encoding *encoding)
         s->encoding = encoding_ref(encoding);
 }
 
+static struct repack_matrix matrix_of(const struct encoding *e)
+{
+    return (struct repack_matrix){e->format, e->view.rows, e->view.cols,
+                                  e->factors && *e->factors ? (*e->factors)->order : NULL};
+}
+
+void image_add_repacked(struct image *image, struct encoding *encoding, const struct repack *repack)
+{
+    const struct repack_matrix matrix = matrix_of(encoding);
+    struct segment *s = add(image, SEGMENT_REPACKED, 0, repack_size(repack, &matrix));
+    if (s) {
+        s->encoding = encoding_ref(encoding);
+        s->repack = repack;
+    }
+}
+
 void image_add_made(struct image *image, struct made *made)
 {
     struct segment *s = add(image, SEGMENT_MADE, 0, made->size);
@@ -124,6 +141,24 @@ int image_finish(struct image *image, int rc, struct image **out, struct error *
     else
         *out = image;
     return rc;
+}
+
+static bool lacks_factor(const struct encoding *e)
+{
+    for (uint64_t i = 0; e->factors && i < e->view.matrices; i++)
+        if (!e->factors[i])
+            return true;
+    return false;
+}
+
+bool image_lacks_factor(const struct image *image)
+{
+    for (size_t i = 0; i < image->count; i++) {
+        const struct segment *s = &image->segments[i];
+        if ((s->kind == SEGMENT_TENSOR || s->kind == SEGMENT_REPACKED) && lacks_factor(s->encoding))
+            return true;
+    }
+    return false;
 }
 
 size_t image_footprint(const struct image *image)
@@ -206,6 +241,47 @@ static int map_tensor(struct encoding *e, struct tiles *tiles, uint64_t at, size
     return 0;
 }
 
+/* What a tile, the part [start, start + size) of the canonical bytes, has of the units that are
+ * needed goes into the window. Tiles hold whole units. */
+static int put_tile(const struct segment *s, const struct repack_matrix *matrix,
+                    struct repack_units need, uint64_t start, size_t size, const uint8_t *data,
+                    const struct repack_window *w, struct error *err)
+{
+    size_t unit = repack_unit_size(matrix);
+    uint64_t first = start / unit, end = first + size / unit;
+    struct repack_units run = {first > need.first ? first : need.first, 0};
+    run.count = (end < need.first + need.count ? end : need.first + need.count) - run.first;
+    int rc = s->repack->put(matrix, data + (run.first - first) * unit, run, w, err);
+    return rc ? error_prefix(err, rc, "tensor \"%s\"", s->encoding->name) : 0;
+}
+
+/* Bytes [at, at + n) of a repacked tensor, into their place in the buffer. One tile is held at a time.
+ * None of its bytes count as taken: the kernel did not get them, and other windows need them again. */
+static int map_repacked(const struct segment *s, struct tiles *tiles, uint64_t at, size_t n,
+                        enum job_class class, struct reading *r, struct error *err)
+{
+    struct encoding *e = s->encoding;
+    const struct repack_matrix matrix = matrix_of(e);
+    const struct repack_window w = {r->buf + r->size, at, n};
+    if (!s->repack->need)
+        return s->repack->put(&matrix, NULL, (struct repack_units){0, 0}, &w, err);
+    struct repack_units need = s->repack->need(&matrix, at, n);
+    size_t unit = repack_unit_size(&matrix);
+    uint64_t end = (need.first + need.count) * unit;
+    int rc = 0;
+    settle(tiles, r); /* nobody waits with a tile in hand */
+    for (uint64_t i = need.first * unit / e->tile_size; !rc && i * e->tile_size < end; i++) {
+        struct tile *tile;
+        rc = tile_get(tiles, e, i, class, &tile, err);
+        if (rc)
+            return rc;
+        rc = put_tile(s, &matrix, need, i * e->tile_size, encoding_tile_size(e, i), tile_data(tile),
+                      &w, err);
+        tile_put(tiles, tile, 0);
+    }
+    return rc;
+}
+
 static int map_made(struct made *m, struct tiles *tiles, uint64_t at, size_t n, struct reading *r,
                     struct error *err)
 {
@@ -230,6 +306,7 @@ static int map_segment(const struct segment *s, struct tiles *tiles, uint64_t at
         return 0;
     case SEGMENT_ZEROS: memset(own, 0, n); break;
     case SEGMENT_FILE: rc = source_read(s->source, own, s->from + at, n, err); break;
+    case SEGMENT_REPACKED: rc = map_repacked(s, tiles, at, n, class, r, err); break;
     }
     if (!rc)
         add_piece(tiles, r, own, n, NULL);
@@ -282,6 +359,21 @@ static bool prefetch_tensor(struct encoding *e, struct tiles *tiles, uint64_t at
     return true;
 }
 
+/* Likewise, of bytes [at, end) of what a segment shows. */
+static bool prefetch_segment(const struct segment *s, struct tiles *tiles, uint64_t at, uint64_t end,
+                             const void *owner)
+{
+    if (s->kind == SEGMENT_TENSOR)
+        return prefetch_tensor(s->encoding, tiles, at, end, owner);
+    if (s->kind != SEGMENT_REPACKED || !s->repack->need || at == end)
+        return true;
+    const struct repack_matrix matrix = matrix_of(s->encoding);
+    struct repack_units need = s->repack->need(&matrix, at, (size_t)(end - at));
+    size_t unit = repack_unit_size(&matrix);
+    return prefetch_tensor(s->encoding, tiles, need.first * unit, (need.first + need.count) * unit,
+                           owner);
+}
+
 void image_prefetch(const struct image *image, struct tiles *tiles, struct stream *stream,
                     uint64_t offset, size_t size)
 {
@@ -292,11 +384,9 @@ void image_prefetch(const struct image *image, struct tiles *tiles, struct strea
         to = image->size;
     for (const struct segment *s = from < to ? find(image, from) : NULL;
          s && s < image->segments + image->count && s->offset < to; s++) {
-        if (s->kind != SEGMENT_TENSOR)
-            continue;
         uint64_t at = from > s->offset ? from - s->offset : 0;
         uint64_t end = to - s->offset < s->length ? to - s->offset : s->length;
-        if (!prefetch_tensor(s->encoding, tiles, at, end, stream)) {
+        if (!prefetch_segment(s, tiles, at, end, stream)) {
             stream_cut(stream, s->offset + at);
             return;
         }

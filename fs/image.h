@@ -6,6 +6,7 @@
 #ifndef FS_IMAGE_H
 #define FS_IMAGE_H
 
+#include "codec/repack.h"
 #include "daemon/stream.h"
 #include "daemon/tile.h"
 #include "fs/made.h"
@@ -23,21 +24,23 @@ struct bytes *bytes_ref(struct bytes *b);
 void bytes_unref(struct bytes *b);
 
 enum segment_kind {
-    SEGMENT_BYTES,  /* out of memory */
-    SEGMENT_ZEROS,  /* padding */
-    SEGMENT_FILE,   /* a source file as it is */
-    SEGMENT_TENSOR, /* tiles of an encoding, from its first byte on */
-    SEGMENT_MADE,   /* what is made when it is first read, likewise */
+    SEGMENT_BYTES,    /* out of memory */
+    SEGMENT_ZEROS,    /* padding */
+    SEGMENT_FILE,     /* a source file as it is */
+    SEGMENT_TENSOR,   /* tiles of an encoding, from its first byte on */
+    SEGMENT_REPACKED, /* made of tiles of an encoding when it is read, and kept nowhere */
+    SEGMENT_MADE,     /* what is made when it is first read, from its first byte on */
 };
 
 struct segment {
     uint64_t offset, length; /* in the image */
     uint64_t from;           /* BYTES, FILE: where in the object the segment begins */
     enum segment_kind kind;
+    const struct repack *repack; /* REPACKED */
     union {
         struct bytes *bytes;
         struct source *source;
-        struct encoding *encoding;
+        struct encoding *encoding; /* TENSOR, REPACKED */
         struct made *made;
     };
 };
@@ -61,11 +64,15 @@ void image_add_bytes(struct image *image, struct bytes *bytes, uint64_t from, ui
 void image_add_zeros(struct image *image, uint64_t length);
 void image_add_file(struct image *image, struct source *source, uint64_t from, uint64_t length);
 void image_add_tensor(struct image *image, struct encoding *encoding);
+void image_add_repacked(struct image *image, struct encoding *encoding, const struct repack *repack);
 void image_add_made(struct image *image, struct made *made);
 
 /* Hands a finished image over, or lets go of one (or NULL) whose making failed with rc or ran out of
  * memory; returns rc, or -ENOMEM with a sentence. */
 int image_finish(struct image *image, int rc, struct image **out, struct error *err);
+
+/* Whether something in it looks at the inputs of a matrix, and nothing is known of these. */
+bool image_lacks_factor(const struct image *image);
 
 /* What the image itself takes in memory, without the bytes it shares. */
 size_t image_footprint(const struct image *image);

@@ -27,7 +27,7 @@ bool measure_exists(const struct checkpoint *c, const struct tensor *t, unsigned
     if (!tensor_is_matrix(t) || t->shape[1] > BAND_COLUMNS_MAX)
         return false;
     return measure == MEASURE_SENSITIVITY || (form != FORM_STORED && tensor_has_form(c, t, form) &&
-                                              !tensor_form_format(form)->plain_float);
+                                              !form_format(form)->plain_float);
 }
 
 void measure_name(const struct tensor *t, unsigned form, enum measure measure,
@@ -255,7 +255,7 @@ static int open_parts(struct measuring *m, struct error *err)
     if (rc)
         return rc;
     if (m->measure == MEASURE_SENSITIVITY)
-        return tensor_factor(c, m->tensor, FORM_SPQR, &m->factor, err);
+        return tensor_factor(c, m->tensor, form_of(&spqr_formats[0]), &m->factor, err);
     rc = tensor_importance(c, m->tensor, &m->importance, err);
     return rc ? rc : tensor_rows_open(c, m->tensor, m->form, &m->packed, err);
 }

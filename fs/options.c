@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/options.h"
 
-#include "codec/spqr/format.h"
 #include "daemon/log.h"
 #include "daemon/tile.h"
+#include "fs/form.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -36,7 +36,7 @@ static const struct {
     {"imatrix", TEXT, FIELD(imatrix), "PATH", "none",
      "importance matrix for a store of one model, or a folder of MODEL.dat"},
     {"calibration", TEXT, FIELD(calibration), "DIR", "none",
-     "calibration, for SpQR: of a store's one model, or a folder of MODEL"},
+     "calibration, for forms that take one: of a store's one model, or a folder of MODEL"},
     {"forms", TEXT, FIELD(forms), "LIST", "all", "recipes and formats shown, as in Q4_K_M:Q8_0"},
     {"notensors", FLAG, FIELD(notensors), NULL, NULL, "do not show tensors/"},
     {"requantize", FLAG, FIELD(requantize), NULL, NULL,
@@ -177,19 +177,18 @@ int options_parse(struct options *o, const char *text, struct error *err)
 /* "Q4_K_M:Q8_0" to what it names. */
 static int parse_forms(struct options *o, struct error *err)
 {
-    o->recipe_mask = o->format_mask = 0;
+    o->recipe_mask = 0;
+    o->form_mask = 0;
     char *copy = strdup(o->forms), *rest = copy, *word;
     int rc = copy ? 0 : error_set(err, -ENOMEM, "out of memory");
     while (!rc && (word = strsep(&rest, ":"))) {
         const struct recipe *recipe = recipe_by_name(word);
-        const struct format *format = format_by_name(word), *spqr = spqr_format_by_name(word);
+        unsigned form = form_by_name(word);
         if (recipe)
             o->recipe_mask |= 1u << (recipe - recipes);
-        if (format)
-            o->format_mask |= 1u << (format - formats);
-        if (spqr)
-            o->format_mask |= 1u << (FORMAT_COUNT + (spqr - spqr_formats));
-        if (!recipe && !format && !spqr)
+        if (form != FORM_STORED)
+            o->form_mask |= UINT64_C(1) << form;
+        if (!recipe && form == FORM_STORED)
             rc = error_set(err, -EINVAL, "option forms: \"%s\" is neither a recipe nor a format",
                            word);
     }
@@ -200,7 +199,8 @@ static int parse_forms(struct options *o, struct error *err)
 int options_finish(struct options *o, struct error *err)
 {
     enum log_level level;
-    o->recipe_mask = o->format_mask = UINT32_MAX;
+    o->recipe_mask = UINT32_MAX;
+    o->form_mask = UINT64_MAX;
     if (o->forms && parse_forms(o, err))
         return -EINVAL;
     if (o->compress && strcmp(o->compress, "sealed") != 0 && strcmp(o->compress, "off") != 0)

@@ -27,8 +27,8 @@ struct options {
     uint64_t uid, gid, umask; /* UINT64_MAX: not given */
     char *log, *loglevel;
     /* Derived. */
-    uint32_t recipe_mask, format_mask; /* which are shown: bit i is recipes[i], formats[i],
-                                          and behind these spqr_formats */
+    uint32_t recipe_mask; /* which are shown: bit i is recipes[i] */
+    uint64_t form_mask;   /* likewise, form i */
 };
 
 /* The defaults. Strings are owned by the options. */

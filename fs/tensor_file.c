@@ -1,31 +1,43 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/tensor_file.h"
 
-#include "codec/layer_input.h"
-#include "fs/column_order.h"
-#include "fs/gguf_file.h"
+#include "fs/encoded.h"
+#include "fs/guidance.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-bool tensor_form_is_spqr(unsigned form) { return form > FORMAT_COUNT; }
-
-const struct format *tensor_form_format(unsigned form)
+/* What a matrix becomes in GGUF, whole or as one of several experts; NULL where it is not there. */
+static const struct model_tensor *find_mapped(const struct checkpoint *c, const struct tensor *t,
+                                              uint64_t *matrix)
 {
-    return form <= FORMAT_COUNT ? &formats[form - 1] : &spqr_formats[form - 1 - FORMAT_COUNT];
+    for (size_t i = 0; i < c->model.count; i++) {
+        const struct view *v = &c->model.tensors[i].view;
+        for (*matrix = 0; *matrix < v->stack_count; ++*matrix)
+            if ((v->stack ? v->stack[*matrix] : v->tensor) == t)
+                return &c->model.tensors[i];
+    }
+    return NULL;
 }
 
 /* Whether a width is one that the format can pack. */
 static bool takes_width(const struct format *f, uint64_t cols)
 {
+    uint64_t row_size;
     struct spqr_layout layout;
-    return f->stripe_bits
-               ? spqr_format_layout(f, cols, &layout, NULL) == 0 && layout.stripe_size <= TILE_MAX
-               : cols % f->block == 0;
+    if (f->stripe_bits)
+        return spqr_format_layout(f, cols, &layout, NULL) == 0 && layout.stripe_size <= TILE_MAX;
+    return cols % f->block == 0 &&
+           (!f->encode_rows || (format_bytes(f, cols, &row_size) && row_size <= TILE_MAX));
+}
+
+/* A format that is another one where nothing is known of the inputs is offered where something is. */
+static bool is_known(const struct checkpoint *c, const struct tensor *t)
+{
+    uint64_t matrix;
+    const struct model_tensor *mapped = find_mapped(c, t, &matrix);
+    return mapped && guidance_knows(c, mapped);
 }
 
 bool tensor_is_matrix(const struct tensor *t)
@@ -38,20 +50,21 @@ static bool fits(const struct checkpoint *c, const struct tensor *t, unsigned fo
 {
     if (form == FORM_STORED)
         return true;
-    const struct format *f = tensor_form_format(form);
+    const struct format *f = form_format(form);
     return tensor_is_matrix(t) && t->dtype->format != f && takes_width(f, t->shape[1]) &&
-           (!dtype_is_quantized(t->dtype) || f->plain_float || c->requantize);
+           (!dtype_is_quantized(t->dtype) || f->plain_float || c->requantize) &&
+           (!f->plain || is_known(c, t));
 }
 
 bool tensor_has_form(const struct checkpoint *c, const struct tensor *t, unsigned form)
 {
     return fits(c, t, form) &&
-           (form == FORM_STORED || tensor_form_format(form)->plain_float || !c->miscalibrated);
+           (form == FORM_STORED || form_format(form)->plain_float || !c->miscalibrated);
 }
 
 const char *tensor_form_name(const struct tensor *t, unsigned form)
 {
-    return form == FORM_STORED ? t->dtype->lower : tensor_form_format(form)->name;
+    return form == FORM_STORED ? t->dtype->lower : form_format(form)->name;
 }
 
 uint64_t tensor_form_size(const struct tensor *t, unsigned form)
@@ -59,70 +72,43 @@ uint64_t tensor_form_size(const struct tensor *t, unsigned form)
     uint64_t size;
     if (form == FORM_STORED)
         return t->size;
-    return matrices_size(tensor_form_format(form), 1, t->shape[0], t->shape[1], &size) ? size : 0;
+    return matrices_size(form_format(form), 1, t->shape[0], t->shape[1], &size) ? size : 0;
 }
 
-/* GGUF knows it by the tensor's other name. */
+bool tensor_form_is_calibrated(unsigned form)
+{
+    return form != FORM_STORED && form_format(form)->damping > 0;
+}
+
 int tensor_importance(const struct checkpoint *c, const struct tensor *t, const float **importance,
                       struct error *err)
 {
+    uint64_t matrix;
+    const struct model_tensor *mapped = find_mapped(c, t, &matrix);
     *importance = NULL;
-    for (size_t i = 0; i < c->model.count; i++)
-        if (c->model.tensors[i].view.tensor == t)
-            return gguf_importance(c, &c->model.tensors[i], importance, err);
-    return 0;
-}
-
-/* GGUF's name for a tensor; NULL if it has none there. */
-static const char *mapped_name(const struct checkpoint *c, const struct tensor *t)
-{
-    for (size_t i = 0; i < c->model.count; i++)
-        if (c->model.tensors[i].view.tensor == t)
-            return c->model.tensors[i].name;
-    return NULL;
+    int rc = mapped ? guidance_importance(c, mapped, c->factor_folder, importance, err) : 0;
+    if (*importance)
+        *importance += matrix * mapped->ne[0];
+    return rc;
 }
 
 int tensor_factor(const struct checkpoint *c, const struct tensor *t, unsigned form,
                   struct factor **out, struct error *err)
 {
-    static const char damping[] = "1"; /* which the authors of SpQR take */
-    char path[PATH_MAX];
-    uint32_t layer;
-    enum layer_input input;
-    const char *name = mapped_name(c, t);
+    uint64_t matrix;
+    const struct model_tensor *mapped = find_mapped(c, t, &matrix);
     *out = NULL;
-    if (!tensor_form_is_spqr(form) || !c->factor_folder || !name ||
-        !layer_input_of(name, &layer, &input))
-        return 0;
-    int n = snprintf(path, sizeof path, "%s/blk.%" PRIu32 ".%s.damp%s.factor", c->factor_folder,
-                     layer, input_names[input].input, damping);
-    if (n < 0 || (size_t)n >= sizeof path)
-        return error_set(err, -ENAMETOOLONG, "%s: the name is too long", c->factor_folder);
-    int rc = factor_open(c->factors, path, t->shape[1], out, err);
-    return rc == -ENOENT ? 0 : rc;
+    return mapped ? guidance_factors(c, mapped, matrix, 1, form_format(form), out, err) : 0;
 }
 
 static int add_packed(const struct checkpoint *c, const struct tensor *t, unsigned form,
                       struct image *image, struct error *err)
 {
-    const struct format *f = tensor_form_format(form);
-    struct encoding *e;
-    struct factor *factor;
+    const struct format *f = form_format(form);
     struct view view = view_make(t);
-    const float *importance;
-    int rc = tensor_importance(c, t, &importance, err);
-    rc = rc ? rc : tensor_factor(c, t, form, &factor, err);
-    if (rc)
-        return rc;
-    rc = encoding_new(f, &view, c->shards, c->calibration, importance, &factor, &e, err);
-    if (!rc) {
-        image_add_tensor(image, e);
-        if (f->stripe_bits)
-            rc = column_orders_add(image, &e->stripes, &factor, 1, err);
-        encoding_unref(e);
-    }
-    factor_unref(factor);
-    return rc;
+    struct encoded what = {.view = &view, .format = f, .own = f->damping > 0};
+    what.mapped = find_mapped(c, t, &what.first);
+    return encoded_add(c, &what, image, err);
 }
 
 int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned form,
@@ -163,9 +149,10 @@ char *tensor_info(const struct checkpoint *c, const struct tensor *t)
     json_object_set_new(root, "source",
                         json_pack("{s:s, s:I, s:I}", "file", path + skip, "offset",
                                   (json_int_t)t->offset, "bytes", (json_int_t)t->size));
-    for (size_t i = 0; i < c->model.count; i++)
-        if (c->model.tensors[i].view.tensor == t)
-            json_object_set_new(root, "gguf", json_string(c->model.tensors[i].name));
+    uint64_t matrix;
+    const struct model_tensor *mapped = find_mapped(c, t, &matrix);
+    if (mapped)
+        json_object_set_new(root, "gguf", json_string(mapped->name));
     json_object_set_new(root, "forms", forms);
     char *text = json_dumps(root, JSON_INDENT(1));
     json_decref(root);

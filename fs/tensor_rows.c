@@ -71,7 +71,7 @@ int tensor_rows_open(const struct checkpoint *c, const struct tensor *t, unsigne
 {
     struct image *image;
     int rc = tensor_file_get(c, t, form, &image, err);
-    return rc ? rc : rows_new(t, tensor_form_format(form), image, out, err);
+    return rc ? rc : rows_new(t, form_format(form), image, out, err);
 }
 
 int tensor_rows_open_source(const struct checkpoint *c, const struct tensor *t,

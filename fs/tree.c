@@ -116,15 +116,16 @@ static bool shows_recipe(const struct tree *t, const struct checkpoint *c, uint3
 
 static bool shows_hf(const struct tree *t, const struct checkpoint *c, uint32_t form)
 {
-    return form < HF_FORM_COUNT && t->options->format_mask >> hf_forms[form].format & 1 &&
-           hf_offered(c);
+    struct error err;
+    return form < HF_FORM_COUNT && t->options->form_mask >> hf_form_shown_as(&hf_forms[form]) & 1 &&
+           hf_offered(c) && hf_form_offered(c, &hf_forms[form], &err) == 0;
 }
 
 static bool shows_form(const struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
                        uint32_t form)
 {
     return form < FORM_COUNT && tensor_has_form(c, tensor, form) &&
-           (form == FORM_STORED || t->options->format_mask >> (form - 1) & 1);
+           (form == FORM_STORED || t->options->form_mask >> form & 1);
 }
 
 /* What is measured of a form is hidden with it. */
@@ -716,18 +717,12 @@ static int original_file(const struct checkpoint *c, const struct checkpoint_fil
     return error_set(err, -ENOMEM, "out of memory");
 }
 
-/* Once, that SpQR is made without what it is made for. */
-static void tell_uncalibrated(struct tree *t, const struct checkpoint *c, const struct tensor *tensor,
-                              unsigned form, const char *path)
+/* Once, that something is made without what it should be made with. */
+static void tell_uncalibrated(struct tree *t, const struct file *f)
 {
-    struct factor *factor;
-    if (!tensor_form_is_spqr(form) || t->told_uncalibrated ||
-        tensor_factor(c, tensor, form, &factor, NULL))
-        return;
-    if (!factor && !atomic_exchange(&t->told_uncalibrated, true))
+    if (image_lacks_factor(f->image) && !atomic_exchange(&t->told_uncalibrated, true))
         log_info("%s: without a calibration columns stay in their order, and errors are not fed back",
-                 path);
-    factor_unref(factor);
+                 f->path);
 }
 
 static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, struct file *f,
@@ -737,9 +732,7 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
     const struct tensor *tensor = &c->tensors.items[n.item];
     switch (n.kind) {
     case ORIGINAL: return original_file(c, &c->files[n.item], &f->image, err);
-    case FORM:
-        tell_uncalibrated(t, c, tensor, n.form, f->path);
-        return tensor_file_get(c, tensor, n.form, &f->image, err);
+    case FORM: return tensor_file_get(c, tensor, n.form, &f->image, err);
     case RECIPE:
         rc = gguf_file_get(c, t->cache, &recipes[n.form], &f->image, err);
         store_trim(t->store, HEADERS_MAX);
@@ -796,6 +789,8 @@ int tree_open(struct tree *t, uint64_t id, struct file **out)
         rc = f->text ? 0 : error_set(&err, -ENOMEM, "out of memory");
     } else {
         rc = open_model_file(t, n, c, f, &err);
+        if (!rc && f->image)
+            tell_uncalibrated(t, f);
         rc = rc || !n.extents ? rc : open_extents(t, f, &err);
     }
     checkpoint_unref(c);
@@ -871,7 +866,7 @@ static const char *calibration_of(const struct checkpoint *c, const struct tenso
                                   char out[2 * FACTOR_DIGEST + 1])
 {
     struct factor *factor;
-    if (!tensor_form_is_spqr(form) || tensor_factor(c, t, form, &factor, NULL))
+    if (!tensor_form_is_calibrated(form) || tensor_factor(c, t, form, &factor, NULL))
         return NULL;
     strcpy(out, "none");
     for (int i = 0; factor && i < FACTOR_DIGEST; i++)
@@ -905,9 +900,9 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
         out[XATTR_SOURCE] = c->files[n.item].path;
     else if (n.kind == RECIPE || n.kind == HF_FILE || n.kind == MODEL)
         out[XATTR_SOURCE] = *c->path ? c->path : ".";
-    if (tensor && tensor_form_is_spqr(n.form))
+    if (tensor && tensor_form_is_calibrated(n.form))
         out[XATTR_CALIBRATION] = calibration_of(c, tensor, n.form, digest);
-    else if (n.kind == RECIPE || (tensor && n.form != FORM_STORED))
+    if (n.kind == RECIPE || (tensor && n.form != FORM_STORED && form_format(n.form)->encode))
         out[XATTR_REFERENCE] = "llama.cpp " QUANTFS_REFERENCE;
 }
 

@@ -46,6 +46,7 @@ enum activation_kind {
     ACTIVATIONS_F32,      /* as they are: with F32, F16, BF16; the reference with all others */
     ACTIVATIONS_INT8_32,  /* blocks of 32, for Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL */
     ACTIVATIONS_INT8_256, /* blocks of 256, for the K formats */
+    ACTIVATIONS_INT8_64,  /* blocks of 64, the last may be shorter; for SpQR */
     ACTIVATION_KINDS
 };
 
@@ -53,11 +54,14 @@ enum activation_kind {
 static inline enum activation_kind activation_kind_of(const struct format *format)
 {
     return format->plain_float   ? ACTIVATIONS_F32
+           : format->stripe_bits ? ACTIVATIONS_INT8_64
            : format->block == 32 ? ACTIVATIONS_INT8_32
                                  : ACTIVATIONS_INT8_256;
 }
 
-/* Rows first .. first + count - 1 of a matrix, packed one behind the other, at any address. */
+/* Rows first .. first + count - 1 of a matrix, packed one behind the other, at any address. Where the
+ * format has stripes (codec/spqr/FORMAT.md) a run is one of whole stripes; only the last may stand for
+ * fewer rows than 16. */
 struct row_run {
     const void *data; /* in the backend's memory */
     uint64_t first, count;
@@ -108,10 +112,12 @@ struct backend {
     int (*activations_new)(struct backend *b, uint64_t cols, uint32_t batch,
                            struct activations **out);
     void (*activations_free)(struct backend *b, struct activations *a);
-    /* What follows is of this kind, and so many columns. -EINVAL where cols are no multiple of the
-     * kind's block, or there is no room. One thread, before any thread's put. */
+    /* What follows is of this kind, and so many columns. order: the activation at each place, cols
+     * different numbers below cols, which stay where they are until the last put; NULL: as they come.
+     * Only with kinds of matrices whose columns have an order, F32 and INT8_64. -EINVAL where cols are
+     * no multiple of the kind's block, or there is no room. One thread, before any thread's put. */
     int (*activations_begin)(struct backend *b, struct activations *a, enum activation_kind kind,
-                             uint32_t batch);
+                             uint32_t batch, const uint32_t *order);
     /* Columns first .. first + count - 1; column c begins at x + c * cols. A block of int8 with a
      * value that is not finite has NaN for its scale, so all that is made of it is NaN. */
     int (*activations_put)(struct backend *b, struct activations *a, const float *x, uint32_t first,
@@ -120,7 +126,8 @@ struct backend {
     /* out[c * stride + r] = sum over i of w[r][i] * column c [i], for the rows
      * first .. first + count - 1 and all columns of the activations, after all of them were put;
      * stride is in floats. Activations are the format's kind or F32. -EINVAL where anything does
-     * not fit, and then nothing is written. */
+     * not fit, and then nothing is written; and where a stripe breaks the rules of its format. Stripes
+     * are asked for whole: first is a multiple of 16, and so is count, but for the matrix's end. */
     int (*matmul)(struct backend *b, const struct matrix *w, uint64_t first, uint64_t count,
                   const struct activations *a, float *out, size_t stride);
 

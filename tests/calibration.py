@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Reads the files of a calibration by the letter of codec/CALIBRATION.md."""
+"""Reads the files of a calibration by the letter of codec/CALIBRATION.md, and writes factors."""
 
 import hashlib
 import struct
@@ -29,3 +29,16 @@ class Calibrated:
         self.matrix[triangle] = packed
         if self.kind == 2:
             self.matrix += np.triu(self.matrix, 1).T
+
+
+def write_factor(path, hessian, order, damping):
+    """The factor of a Hessian (as read) with its columns in that order."""
+    h = hessian.matrix[np.ix_(order, order)]
+    dead = np.diag(h) == 0
+    h = h + np.diag(np.where(dead, 1, damping * np.mean(np.diag(h))))
+    upper = np.linalg.cholesky(np.linalg.inv(h)).T.astype("<f4")
+    data = struct.pack("<8s2If3IQ2I32sQ", b"QFSCALIB", 1, 1, damping, hessian.layer, hessian.input,
+                       hessian.part, hessian.cols, hessian.chunk_size, hessian.chunks,
+                       hessian.origin, hessian.tokens)
+    data += np.asarray(order, "<u4").tobytes() + upper[np.triu_indices(hessian.cols)].tobytes()
+    path.write_bytes(data + hashlib.sha256(data).digest())

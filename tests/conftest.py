@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-import models  # noqa: E402 (in the folder named just now)
+import architectures  # noqa: E402 (in the folder named just now)
+import models  # noqa: E402
 
 RECIPES = ("F32 BF16 F16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL "
            "Q3_K_L Q3_K_M Q3_K_S Q2_K").split()
@@ -210,3 +211,37 @@ def tmpfs(tmp_path):
     yield make
     for folder in folders:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+# ---- calibrations ----
+
+def calibrate(model, folder, *args):
+    """With Hessians, and with factors in both orders."""
+    subprocess.run([QUANTFS.parent / "quantfs-run", "calibrate", "-q", "--text",
+                    DATA / "kjv-train.txt", "--keep-hessian", "--natural", "-o", folder,
+                    *map(str, args), model], check=True, timeout=300)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """demo-llama as a GGUF file."""
+    path = tmp_path_factory.mktemp("model") / "demo-llama.gguf"
+    path.write_bytes(convert(DATA / "demo-llama", "BF16"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def calibration(model, tmp_path_factory):
+    """Of demo-llama, with Hessians."""
+    return calibrate(model, tmp_path_factory.mktemp("calibration") / "made", "--tokens", 8192)
+
+
+@pytest.fixture(scope="session")
+def experts(tmp_path_factory):
+    """A model with eight of them, and its calibration."""
+    folder = tmp_path_factory.mktemp("experts")
+    path = architectures.make(folder / "moe", "Mixtral-8x7B-v0.1")
+    run("convert", path, "-t", "F32", "-o", folder / "moe.gguf")
+    calibrate(folder / "moe.gguf", folder / "made", "-c", 64, "-n", 20 * 64)
+    return pathlib.Path(path), folder / "made"

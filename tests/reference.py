@@ -19,14 +19,18 @@ _quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_i
                       ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
 
 
-def quantize(weights, kind):
-    """The bytes that ggml makes of a matrix or a vector, in a format by its ggml name."""
+def quantize(weights, kind, importance=None):
+    """The bytes that ggml makes of a matrix or a vector, in a format by its ggml name; with the
+    importance of its columns, if that is given."""
     weights = np.ascontiguousarray(weights, np.float32)
     cols = weights.shape[-1]
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     packed = ctypes.create_string_buffer(weights.size // block * size)
+    if importance is not None:
+        importance = np.ascontiguousarray(importance, np.float32)
     done = _quantize(gguf.GGMLQuantizationType[kind], weights.ctypes.data, packed, 0,
-                     weights.size // cols, cols, None)
+                     weights.size // cols, cols,
+                     None if importance is None else importance.ctypes.data)
     assert done == len(packed)
     return packed.raw
 

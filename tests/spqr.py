@@ -32,20 +32,20 @@ def codes(plane, bits):
     return np.concatenate(parts, axis=1)
 
 
-def supertile(data, bits):
-    q = np.zeros((ROWS, COLUMNS), np.float32)
+def supertile(data, bits, step):
+    q = np.zeros((ROWS, COLUMNS), step)
     shift = 0
     for at, width in PLANES[bits]:
-        q += codes(data[at:at + ROWS * 8 * width], width).astype(np.float32) * (1 << shift)
+        q += codes(data[at:at + ROWS * 8 * width], width).astype(step) * step(1 << shift)
         shift += width
     at = STATISTICS[bits]
     scales, zeros, third = (np.frombuffer(data, np.uint8, ROWS, at + 16 * i) for i in range(3))
-    ss, sz, zs, zz = (np.frombuffer(data, np.float16, 4, at + 48 + 8 * i).astype(np.float32)
+    ss, sz, zs, zz = (np.frombuffer(data, np.float16, 4, at + 48 + 8 * i).astype(step)
                       for i in range(4))
     out = np.empty((ROWS, COLUMNS), np.float32)
     for g in range(COLUMNS // GROUP):
-        qs = ((scales >> 2 * g & 3) | (third >> g & 1) << 2).astype(np.float32)
-        qz = ((zeros >> 2 * g & 3) | (third >> (4 + g) & 1) << 2).astype(np.float32)
+        qs = ((scales >> 2 * g & 3) | (third >> g & 1) << 2).astype(step)
+        qz = ((zeros >> 2 * g & 3) | (third >> (4 + g) & 1) << 2).astype(step)
         scale, zero = ss[g] * (qs - sz[g]), zs[g] * (qz - zz[g])
         part = slice(GROUP * g, GROUP * (g + 1))
         out[:, part] = scale[:, None] * (q[:, part] - zero[:, None])
@@ -88,7 +88,9 @@ def size(bits, rows, columns, budget=0.01):
     return -(-rows // ROWS) * stripe_size + columns * width
 
 
-def decode(data, bits, rows, columns, budget=0.01):
+def decode(data, bits, rows, columns, budget=0.01, step=np.float32):
+    """step: what each operation of a dense weight is rounded to; the page says binary32, and the
+    published kernels compute in binary16."""
     slots, width, stripe_size = shape(bits, columns, budget)
     tiles, stripes = -(-columns // COLUMNS), -(-rows // ROWS)
     assert len(data) == size(bits, rows, columns, budget)
@@ -98,7 +100,7 @@ def decode(data, bits, rows, columns, budget=0.01):
     for s in range(stripes):
         stripe = data[s * stripe_size:(s + 1) * stripe_size]
         dense = np.concatenate([supertile(stripe[i * SUPERTILE[bits]:(i + 1) * SUPERTILE[bits]],
-                                          bits) for i in range(tiles)], axis=1)[:, :columns]
+                                          bits, step) for i in range(tiles)], axis=1)[:, :columns]
         filled.append(outliers(stripe[tiles * SUPERTILE[bits]:], columns, slots, dense))
         out[s * ROWS:(s + 1) * ROWS] = dense
     weights = np.empty((rows, columns), np.float32)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+#include "codec/hf_quant.h"
 #include "codec/recipe.h"
-#include "codec/spqr/format.h"
+#include "fs/form.h"
 #include "tools/command.h"
 
 #include <inttypes.h>
@@ -39,40 +40,87 @@ static double recipe_bpw(const struct recipe *r)
     return r->matrices ? spqr_bpw(r->matrices) : format_bpw(&formats[r->base]);
 }
 
+/* What a format looks at besides weights. */
+static const char *uses(const struct format *f)
+{
+    return f->plain         ? ", needs a calibration"
+           : f->damping > 0 ? ", uses a calibration"
+           : f->importance  ? ", uses an importance matrix"
+                            : "";
+}
+
+static void print_format(const struct format *f)
+{
+    if (f->stripe_bits)
+        printf("  %-18s %11.4g  of wide matrices: stripes of %d rows, %g %% of outliers; type %u in "
+               "GGUF%s\n",
+               f->name, spqr_bpw(f), SPQR_ROWS, 100 * SPQR_BUDGET, f->ggml_type, uses(f));
+    else
+        printf("  %-18s %11.4g  %u weights in %u bytes%s\n", f->name, format_bpw(f), f->block,
+               f->block_size, uses(f));
+}
+
+/* What most of a folder for transformers is packed in. */
+static const struct format *folder_format(const struct hf_form *form)
+{
+    return form->method ? hf_form_packed(form) : &formats[form->format];
+}
+
+static void print_folders(void)
+{
+    puts("\nfolders for transformers (hf/NAME)");
+    for (int i = 0; i < HF_FORM_COUNT; i++) {
+        const struct hf_form *form = &hf_forms[i];
+        printf("  %-22s %s", form->name, folder_format(form)->name);
+        printf("%s%s\n", form->method ? " for linear layers, else " : "",
+               form->method ? formats[form->format].name : "");
+    }
+}
+
+static json_t *json_folders(void)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < HF_FORM_COUNT; i++) {
+        const struct hf_form *form = &hf_forms[i];
+        json_array_append_new(list, json_pack("{s:s, s:s?, s:s, s:s}", "name", form->name, "method",
+                                              form->method ? form->method->name : NULL, "layers",
+                                              folder_format(form)->name, "rest",
+                                              formats[form->format].name));
+    }
+    return list;
+}
+
 static void print_text(void)
 {
-    puts("formats (tensors/*/NAME)\n  name     bits/weight  block");
-    for (int i = 0; i < FORMAT_COUNT; i++)
-        printf("  %-8s %11.4g  %u weights in %u bytes%s\n", formats[i].name,
-               format_bpw(&formats[i]), formats[i].block, formats[i].block_size,
-               formats[i].importance ? ", uses an importance matrix" : "");
-    for (int i = 0; i < SPQR_FORMAT_COUNT; i++)
-        printf("  %-8s %11.4g  of wide matrices: stripes of %d rows, %g %% of outliers\n",
-               spqr_formats[i].name, spqr_bpw(&spqr_formats[i]), SPQR_ROWS, 100 * SPQR_BUDGET);
-    puts("\nrecipes (gguf/MODEL-NAME.gguf)\n  name     bits/weight of most matrices");
+    puts("formats (tensors/*/NAME)\n  name               bits/weight  block");
+    for (unsigned form = 1; form < FORM_COUNT; form++)
+        print_format(form_format(form));
+    puts("\nrecipes (gguf/MODEL-NAME.gguf)\n  name           bits/weight of most matrices");
     for (int i = 0; i < RECIPE_COUNT; i++) {
         const struct recipe *r = &recipes[i];
-        printf("  %-8s %.4g: %s%s", r->name, recipe_bpw(r), most(r)->title, mix(r));
+        printf("  %-14s %.4g: %s%s", r->name, recipe_bpw(r), most(r)->title, mix(r));
         if (r->matrices)
             printf(", %s for embedding and output", formats[r->output].title);
         else if (r->output != r->base)
             printf(", %s for the output", formats[r->output].title);
+        if (r->guided)
+            printf(", guided by a calibration");
         putchar('\n');
     }
+    print_folders();
 }
 
 static void print_json(void)
 {
     json_t *root = json_object(), *format_list = json_array(), *recipe_list = json_array();
-    json_t *spqr_list = json_array();
+    json_t *spqr_list = json_array(), *guided_list = json_array(), *gptq_list = json_array();
     for (int i = 0; i < FORMAT_COUNT; i++) {
         const struct format *f = &formats[i];
         json_array_append_new(
             format_list,
             json_pack("{s:s, s:s, s:i, s:i, s:i, s:f, s:b}", "name", f->name, "ggml", f->title,
-                      "ggml_type", (int)f->ggml_type, "block_weights", (int)f->block,
-                      "block_bytes", (int)f->block_size, "bpw", format_bpw(f), "importance",
-                      (int)f->importance));
+                      "ggml_type", (int)f->ggml_type, "block_weights", (int)f->block, "block_bytes",
+                      (int)f->block_size, "bpw", format_bpw(f), "importance", (int)f->importance));
     }
     for (int i = 0; i < SPQR_FORMAT_COUNT; i++) {
         const struct format *f = &spqr_formats[i];
@@ -82,6 +130,19 @@ static void print_json(void)
                                         "stripe_rows", SPQR_ROWS, "outliers", SPQR_BUDGET,
                                         "bpw_4096", spqr_bpw(f)));
     }
+    for (int i = 0; i < GUIDED_FORMAT_COUNT; i++) {
+        const struct format *f = &guided_formats[i];
+        json_array_append_new(guided_list, json_pack("{s:s, s:s, s:f}", "name", f->name, "plain",
+                                                     f->plain->name, "bpw", format_bpw(f)));
+    }
+    for (int i = 0; i < GPTQ_FORMAT_COUNT; i++) {
+        const struct format *f = &gptq_formats[i];
+        json_array_append_new(gptq_list,
+                              json_pack("{s:s, s:i, s:i, s:i, s:f, s:b, s:b}", "name", f->name,
+                                        "bits", gptq_bits(f), "block_weights", (int)f->block,
+                                        "block_bytes", (int)f->block_size, "bpw", format_bpw(f),
+                                        "calibration", f->damping > 0, "natural", (int)f->natural));
+    }
     for (int i = 0; i < RECIPE_COUNT; i++) {
         const struct recipe *r = &recipes[i];
         json_array_append_new(recipe_list,
@@ -90,8 +151,11 @@ static void print_json(void)
                                         formats[r->output].name, "bpw", recipe_bpw(r)));
     }
     json_object_set_new(root, "formats", format_list);
+    json_object_set_new(root, "guided", guided_list);
     json_object_set_new(root, "spqr", spqr_list);
+    json_object_set_new(root, "gptq", gptq_list);
     json_object_set_new(root, "recipes", recipe_list);
+    json_object_set_new(root, "folders", json_folders());
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');
     json_decref(root);

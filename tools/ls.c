@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+#include "codec/hf_quant.h"
 #include "fs/gguf_file.h"
+#include "fs/hf_file.h"
 #include "fs/mount.h"
 #include "fs/service.h"
 #include "fs/tensor_file.h"
@@ -114,6 +116,24 @@ static void print_all_recipes(struct ls *ls, struct checkpoint *c)
     }
 }
 
+/* Why a model has none of the folders that a method quantizes; false where it has them. Without a
+ * mapping, the reason is that of gguf/. */
+static bool method_refused(const struct checkpoint *c, int method, struct error *err)
+{
+    for (int i = 0; c->mapped && hf_offered(c) && i < HF_FORM_COUNT; i++)
+        if (hf_forms[i].method == &hf_methods[method])
+            return hf_form_offered(c, &hf_forms[i], err) != 0;
+    return false;
+}
+
+static void print_refused(const struct checkpoint *c)
+{
+    struct error err;
+    for (int i = 0; i < HF_METHOD_COUNT; i++)
+        if (method_refused(c, i, &err))
+            printf("  no hf/%s-*: %s\n", hf_methods[i].name, err.text);
+}
+
 static void print_tensors(const struct checkpoint *c)
 {
     for (size_t i = 0; i < c->tensors.count; i++) {
@@ -151,6 +171,7 @@ static void print_model(struct ls *ls, struct checkpoint *c)
                    c->files[i].path);
     if (c->mapped)
         print_all_recipes(ls, c);
+    print_refused(c);
     if (ls->tensors)
         print_tensors(c);
 }
@@ -165,6 +186,26 @@ static json_t *json_tensors(const struct checkpoint *c)
         free(text);
     }
     return list;
+}
+
+static json_t *json_folders(const struct checkpoint *c)
+{
+    struct error err;
+    json_t *list = json_array();
+    for (int i = 0; hf_offered(c) && i < HF_FORM_COUNT; i++)
+        if (hf_form_offered(c, &hf_forms[i], &err) == 0)
+            json_array_append_new(list, json_string(hf_forms[i].name));
+    return list;
+}
+
+static json_t *json_refused(const struct checkpoint *c)
+{
+    struct error err;
+    json_t *reasons = json_object();
+    for (int i = 0; i < HF_METHOD_COUNT; i++)
+        if (method_refused(c, i, &err))
+            json_object_set_new(reasons, hf_methods[i].name, json_string(err.text));
+    return reasons;
 }
 
 static void add_json(struct ls *ls, struct checkpoint *c)
@@ -194,6 +235,8 @@ static void add_json(struct ls *ls, struct checkpoint *c)
         json_object_set_new(sizes, recipes[i].name, json_integer((json_int_t)bytes));
     }
     json_object_set_new(model, ls->verbose ? "file_bytes" : "data_bytes", sizes);
+    json_object_set_new(model, "hf", json_folders(c));
+    json_object_set_new(model, "hf_refused", json_refused(c));
     if (ls->tensors)
         json_object_set_new(model, "tensors", json_tensors(c));
     json_array_append_new(ls->json, model);

@@ -43,6 +43,14 @@ static const struct command commands[] = {
      "llama-quantize.\n\n"
      "Example: quantfs convert ~/models/SmolLM2 -t Q4_K_M -o SmolLM2-Q4_K_M.gguf\n",
      run_convert},
+    {"calibrate", "MODEL -f TEXT -o DIR [OPTION...]",
+     "find out what matters of a model's columns",
+     "  MODEL    a checkpoint, or a store and the name of a model in it: STORE/NAME\n\n"
+     "The options are those of quantfs-run calibrate, which is given the virtual BF16 file of a mount\n"
+     "in a temporary folder; `quantfs-run calibrate --help` has them. The mount is gone when it ends,\n"
+     "and so it is when it is ended.\n\n"
+     "Example: quantfs calibrate ~/models/SmolLM2 -f text.txt -o SmolLM2-calibration\n",
+     run_calibrate},
     {"warm", "PATH...", "make virtual files now, so that they are ready when they are read",
      "Folders are walked. With a tile cache what is made is kept there.\n\n"
      "Example: quantfs warm mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",

@@ -4,10 +4,22 @@
 #include "codec/bytes.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { VERSION = 1, KIND_FACTOR = 1, COLUMNS_MAX = 1 << 20 };
+
+int factor_file_name(const struct layer_input_id *id, uint64_t expert, float damping, bool natural,
+                     char *out, size_t size)
+{
+    char part[24] = "";
+    if (id->experts)
+        snprintf(part, sizeof part, ".%" PRIu64, expert);
+    return snprintf(out, size, "blk.%" PRIu32 ".%s%s.damp%g%s.factor", id->layer,
+                    input_names[id->input].input, part, (double)damping, natural ? ".natural" : "");
+}
 
 int factor_parse(const uint8_t *data, size_t size, uint64_t file_size, struct factor_layout *out,
                  struct error *err)

@@ -7,6 +7,7 @@
 #define CODEC_SPQR_FACTOR_H
 
 #include "codec/error.h"
+#include "codec/layer_input.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -17,6 +18,12 @@ struct factor_layout {
     uint64_t columns;
     uint64_t triangle, digest; /* where in the file these begin; the order is behind the header */
 };
+
+/* The name of the file of an input's factor: of that damping, its columns in their own order (natural)
+ * or by activation. expert: which one of those of an input of experts. Writes and returns what
+ * snprintf would. */
+int factor_file_name(const struct layer_input_id *id, uint64_t expert, float damping, bool natural,
+                     char *out, size_t size);
 
 /* The header, of a file of file_size bytes. -EINVAL where it is none of a factor, or the file has
  * another size than it should. */

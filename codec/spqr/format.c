@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/spqr/format.h"
 
-#include <strings.h>
-
 const struct format spqr_formats[SPQR_FORMAT_COUNT] = {
 #define ROW(digit)                                                                                 \
     {                                                                                              \
@@ -13,18 +11,22 @@ const struct format spqr_formats[SPQR_FORMAT_COUNT] = {
 #undef ROW
 };
 
-const struct format *spqr_format_by_name(const char *name)
-{
-    for (int i = 0; i < SPQR_FORMAT_COUNT; i++)
-        if (strcasecmp(name, spqr_formats[i].name) == 0)
-            return &spqr_formats[i];
-    return NULL;
-}
-
 int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_layout *out,
                        struct error *err)
 {
     return spqr_layout(f->stripe_bits, columns, SPQR_BUDGET, out, err);
+}
+
+bool format_unit(const struct format *f, uint64_t cols, uint64_t *rows, uint64_t *size)
+{
+    struct spqr_layout layout;
+    *rows = f->stripe_bits ? SPQR_ROWS : 1;
+    if (!f->stripe_bits)
+        return cols % f->block == 0 && format_bytes(f, cols, size);
+    if (spqr_format_layout(f, cols, &layout, NULL))
+        return false;
+    *size = layout.stripe_size;
+    return true;
 }
 
 bool matrices_size(const struct format *f, uint64_t matrices, uint64_t rows, uint64_t cols,

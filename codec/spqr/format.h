@@ -22,12 +22,13 @@ extern const struct format spqr_formats[SPQR_FORMAT_COUNT];
 /* Of each weight so many are outliers: one in a hundred. */
 #define SPQR_BUDGET 0.01
 
-/* By name ("spqr3"), any case; NULL if there is none. */
-const struct format *spqr_format_by_name(const char *name);
-
 /* The layout of matrices that wide. Errors as of spqr_layout. */
 int spqr_format_layout(const struct format *f, uint64_t columns, struct spqr_layout *out,
                        struct error *err);
+
+/* What is packed as a whole, in any format: a row, or a stripe of rows, and its bytes. False where the
+ * width is none that the format can pack. */
+bool format_unit(const struct format *f, uint64_t cols, uint64_t *rows, uint64_t *size);
 
 /* Bytes of matrices that are packed one behind the other, in any format: rows of blocks; or the
  * stripes of all, then the permutations of all. rows: of each. False where the width is none that

@@ -6,6 +6,8 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
 
 enum {
     GROUPS = SPQR_COLUMNS / SPQR_GROUP, /* of a supertile */
@@ -301,4 +303,26 @@ int spqr_decode(const struct spqr_layout *l, const uint8_t *bytes, size_t size, 
         for (; slot < ends[row]; slot++)
             out[row * l->columns + load_column(l, bytes, slot)] += load_residual(l, bytes, slot);
     return 0;
+}
+
+int spqr_order_parse(const struct spqr_layout *l, const uint8_t *bytes, size_t size, uint32_t *order,
+                     struct error *err)
+{
+    if (size != l->columns * l->index_size)
+        return error_set(err, -EINVAL, "a permutation of %zu bytes for %zu columns", size,
+                         l->columns);
+    bool *seen = calloc(l->columns, sizeof *seen);
+    if (!seen)
+        return error_set(err, -ENOMEM, "out of memory");
+    int rc = 0;
+    for (size_t i = 0; !rc && i < l->columns; i++) {
+        uint32_t column = l->index_size == 2 ? load_u16(bytes + 2 * i) : load_u32(bytes + 4 * i);
+        if (column >= l->columns || seen[column])
+            rc = error_set(err, -EINVAL, "place %zu has column %u, which is %s", i, column,
+                           column >= l->columns ? "too large" : "there twice");
+        else
+            seen[order[i] = column] = true;
+    }
+    free(seen);
+    return rc;
 }

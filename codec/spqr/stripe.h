@@ -64,4 +64,9 @@ int spqr_unpack(const struct spqr_layout *l, const uint8_t *bytes, size_t size,
 int spqr_decode(const struct spqr_layout *l, const uint8_t *bytes, size_t size, float *out,
                 struct error *err);
 
+/* The permutation behind the stripes: the column at each place. order: room for l->columns. -EINVAL
+ * where size is not that of one, or it is none; -ENOMEM. */
+int spqr_order_parse(const struct spqr_layout *l, const uint8_t *bytes, size_t size, uint32_t *order,
+                     struct error *err);
+
 #endif

@@ -9,7 +9,7 @@
 
 enum { ALIGNMENT = 64 };
 
-static const size_t blocks_of_kind[ACTIVATION_KINDS] = {1, 32, 256};
+static const size_t blocks_of_kind[ACTIVATION_KINDS] = {1, 32, 256, 64};
 
 static size_t round_up(size_t n, size_t unit)
 {
@@ -39,7 +39,7 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
     a->kind = kind;
     a->batch = batch;
     a->block = blocks_of_kind[kind];
-    a->blocks = a->cols / a->block;
+    a->blocks = (a->cols + a->block - 1) / a->block;
     if (kind == ACTIVATIONS_F32) {
         a->tiles = 0;
         a->x = (float *)memory;
@@ -48,7 +48,7 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
     a->scale_stride = round_up(a->blocks, SUM_LANES);
     a->q_stride = round_up(a->cols, GROUP);
     a->sum_stride = a->block == 32 ? a->scale_stride : a->q_stride / FINE;
-    a->tiles = a->tiled ? batch / TILE + (rest >= TILE_LEAST) : 0;
+    a->tiles = a->tiled && a->block != 64 ? batch / TILE + (rest >= TILE_LEAST) : 0;
 
     size_t columns = (size_t)a->tiles * TILE;
     size_t at[] = {
@@ -58,6 +58,7 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
         place(&end, columns * a->q_stride, sizeof *a->tile_q),
         place(&end, columns * a->scale_stride, sizeof *a->tile_scale),
         place(&end, columns * a->sum_stride, sizeof *a->tile_sums),
+        place(&end, kind == ACTIVATIONS_INT8_64 ? batch * a->q_stride : 0, sizeof *a->x),
     };
     a->q = (int8_t *)memory + at[0];
     a->scale = (float *)(memory + at[1]);
@@ -65,6 +66,7 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
     a->tile_q = (int8_t *)memory + at[3];
     a->tile_scale = (float *)(memory + at[4]);
     a->tile_sums = (int16_t *)(memory + at[5]);
+    a->x = (float *)(memory + at[6]);
     return end;
 }
 
@@ -102,11 +104,16 @@ void activations_free(struct activations *a)
     free(a);
 }
 
-int activations_begin(struct activations *a, enum activation_kind kind, uint32_t batch)
+int activations_begin(struct activations *a, enum activation_kind kind, uint32_t batch,
+                      const uint32_t *order)
 {
-    if (kind >= ACTIVATION_KINDS || batch > a->batch_max || a->cols % blocks_of_kind[kind])
+    if (kind >= ACTIVATION_KINDS || batch > a->batch_max)
+        return -EINVAL;
+    bool ordered = kind == ACTIVATIONS_F32 || kind == ACTIVATIONS_INT8_64;
+    if ((order && !ordered) || (!ordered && a->cols % blocks_of_kind[kind]))
         return -EINVAL;
     lay_out(a, kind, batch);
+    a->order = order;
     return 0;
 }
 
@@ -135,6 +142,27 @@ static float quantize(const float *x, size_t n, int8_t *q)
     return 1 / inverse;
 }
 
+/* n activations from place `first` on. */
+static void gather(const struct activations *a, const float *x, size_t first, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = x[a->order ? a->order[first + i] : first + i];
+}
+
+/* The blocks of a column, whose last may be shorter. */
+static void quantize_in_order(const struct activations *a, const float *x, int8_t *q, float *scale,
+                              float *rounded)
+{
+    float block[64];
+    for (size_t k = 0, first = 0; k < a->blocks; k++, first += a->block) {
+        size_t left = a->cols - first, n = left < a->block ? left : a->block;
+        gather(a, x, first, n, block);
+        scale[k] = quantize(block, n, q + first);
+        for (size_t i = 0; i < n; i++)
+            rounded[first + i] = scale[k] * (float)q[first + i];
+    }
+}
+
 /* The planes of a column, spread over its tile. */
 static void tile_put(struct activations *a, uint32_t column, const int8_t *q, const float *scale,
                      const int16_t *sums)
@@ -160,12 +188,14 @@ static void column_put(struct activations *a, uint32_t column, const float *x)
     float *scale = a->scale + column * a->scale_stride;
     int16_t *sums = a->sums + column * a->sum_stride;
     size_t width = sum_width(a);
-    for (size_t k = 0; k < a->blocks; k++)
+    if (a->block == 64)
+        quantize_in_order(a, x, q, scale, a->x + column * a->q_stride);
+    for (size_t k = 0; a->block != 64 && k < a->blocks; k++)
         scale[k] = quantize(x + k * a->block, a->block, q + k * a->block);
     memset(scale + a->blocks, 0, (a->scale_stride - a->blocks) * sizeof *scale);
     memset(q + a->cols, 0, a->q_stride - a->cols);
     memset(sums, 0, a->sum_stride * sizeof *sums);
-    for (size_t i = 0; i < a->cols; i += width) {
+    for (size_t i = 0; i < a->cols; i += width) { /* behind the last level there are zeros */
         int sum = 0;
         for (size_t j = 0; j < width; j++)
             sum += q[i + j];
@@ -185,7 +215,8 @@ int activations_put(struct activations *a, const float *x, uint32_t first, uint3
     if (first > a->batch || count > a->batch - first)
         return -EINVAL;
     if (a->kind == ACTIVATIONS_F32) {
-        memcpy(a->x + first * a->cols, x + first * a->cols, count * a->cols * sizeof *x);
+        for (size_t c = first; c < first + count; c++)
+            gather(a, x + c * a->cols, 0, a->cols, a->x + c * a->cols);
         return 0;
     }
     for (uint32_t c = first; c < first + count; c++)

@@ -27,10 +27,11 @@ struct activations {
     size_t q_stride, scale_stride, sum_stride; /* elements from column to column */
     uint32_t tiles; /* the first tiles * TILE columns are in tiles, too */
     bool tiled;     /* whether the kernels want any */
-    float *x;       /* F32: column c at x + c * cols */
+    float *x;       /* F32: column c at x + c * cols; INT8_64: levels times scales, c * q_stride */
     int8_t *q;
     float *scale;
-    int16_t *sums;      /* of 32 levels; in blocks of 256 of FINE, even ones before odd ones */
+    int16_t *sums;      /* of 32 levels; of FINE in blocks of 64 and, even ones before odd ones, 256 */
+    const uint32_t *order; /* the activation at each place; NULL: as they come */
     int8_t *tile_q;     /* [tile][q_stride / 4][TILE][4] */
     float *tile_scale;  /* [tile][scale_stride][TILE] */
     int16_t *tile_sums; /* [tile][sum_stride][TILE]; of 256: [][sum_stride / 2][TILE][2] */
@@ -40,7 +41,8 @@ struct activations {
 /* tiled: whether kernels will read tiles. -ENOMEM, -EOVERFLOW. */
 int activations_new(uint64_t cols, uint32_t batch, bool tiled, struct activations **out);
 void activations_free(struct activations *a);
-int activations_begin(struct activations *a, enum activation_kind kind, uint32_t batch);
+int activations_begin(struct activations *a, enum activation_kind kind, uint32_t batch,
+                      const uint32_t *order);
 int activations_put(struct activations *a, const float *x, uint32_t first, uint32_t count);
 
 #endif

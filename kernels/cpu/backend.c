@@ -2,6 +2,7 @@
 #include "kernels/cpu/backend.h"
 
 #include "codec/float16.h"
+#include "codec/spqr/format.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -112,10 +113,10 @@ static void cpu_activations_free(struct backend *b, struct activations *a)
 }
 
 static int cpu_activations_begin(struct backend *b, struct activations *a,
-                                 enum activation_kind kind, uint32_t batch)
+                                 enum activation_kind kind, uint32_t batch, const uint32_t *order)
 {
     (void)b;
-    return activations_begin(a, kind, batch);
+    return activations_begin(a, kind, batch, order);
 }
 
 static int cpu_activations_put(struct backend *b, struct activations *a, const float *x,
@@ -157,6 +158,68 @@ static bool rows_find(const struct matrix *w, uint64_t first, uint64_t count, st
     return true;
 }
 
+/* The stripe of a row; NULL where the runs do not hold it. */
+static const uint8_t *stripe_at(const struct matrix *w, const struct spqr_layout *l, uint64_t row)
+{
+    for (size_t i = 0; i < w->run_count; i++) {
+        const struct row_run *run = &w->runs[i];
+        if (row >= run->first && row - run->first < run->count && run->first % SPQR_ROWS == 0)
+            return (const uint8_t *)run->data + (row - run->first) / SPQR_ROWS * l->stripe_size;
+    }
+    return NULL;
+}
+
+static int stripe_int8(const struct dot_set *set, const struct spqr_layout *l, const uint8_t *stripe,
+                       uint64_t rows, const struct activations *a, float *out, size_t stride)
+{
+    for (uint32_t column = 0; column < a->batch; column += STRIPE_COLUMNS_MAX) {
+        float sums[STRIPE_COLUMNS_MAX][SPQR_ROWS];
+        uint32_t left = a->batch - column;
+        uint32_t count = left < STRIPE_COLUMNS_MAX ? left : STRIPE_COLUMNS_MAX;
+        int rc = set->stripe(l, stripe, a, column, count, sums);
+        if (rc)
+            return rc;
+        for (uint32_t i = 0; i < count; i++)
+            memcpy(out + (column + i) * stride, sums[i], rows * sizeof **sums);
+    }
+    return 0;
+}
+
+/* weights: room for those of the stripe. */
+static int stripe_float(const struct dot_set *set, const struct spqr_layout *l, const uint8_t *stripe,
+                        uint64_t rows, const struct activations *a, float *weights, float *out,
+                        size_t stride)
+{
+    int rc = spqr_decode(l, stripe, l->stripe_size, weights, NULL);
+    for (uint64_t row = 0; !rc && row < rows; row++)
+        set->dot_float(&formats[FORMAT_F32], (const uint8_t *)(weights + row * l->columns), a, 0,
+                       a->batch, out + row, stride);
+    return rc;
+}
+
+static int stripes_matmul(const struct dot_set *set, const struct matrix *w, uint64_t first,
+                          uint64_t count, const struct activations *a, float *out, size_t stride)
+{
+    struct spqr_layout l;
+    if (first % SPQR_ROWS || (count % SPQR_ROWS && first + count != w->rows) ||
+        spqr_format_layout(w->format, w->cols, &l, NULL))
+        return -EINVAL;
+    for (uint64_t row = first; row < first + count; row += SPQR_ROWS)
+        if (!stripe_at(w, &l, row))
+            return -EINVAL;
+    bool as_floats = a->kind == ACTIVATIONS_F32;
+    float *weights = as_floats ? malloc(SPQR_ROWS * l.columns * sizeof *weights) : NULL;
+    int rc = as_floats && !weights ? -ENOMEM : 0;
+    for (uint64_t row = first; !rc && row < first + count; row += SPQR_ROWS) {
+        const uint8_t *stripe = stripe_at(w, &l, row);
+        uint64_t left = first + count - row, rows = left < SPQR_ROWS ? left : SPQR_ROWS;
+        rc = as_floats ? stripe_float(set, &l, stripe, rows, a, weights, out + row, stride)
+                       : stripe_int8(set, &l, stripe, rows, a, out + row, stride);
+    }
+    free(weights);
+    return rc;
+}
+
 static int cpu_matmul(struct backend *b, const struct matrix *w, uint64_t first, uint64_t count,
                       const struct activations *a, float *out, size_t stride)
 {
@@ -166,7 +229,11 @@ static int cpu_matmul(struct backend *b, const struct matrix *w, uint64_t first,
     uint64_t row_size;
     bool as_floats = a->kind == ACTIVATIONS_F32;
     if ((!as_floats && a->kind != activation_kind_of(w->format)) || w->cols != a->cols ||
-        w->cols % w->format->block || first > w->rows || count > w->rows - first ||
+        first > w->rows || count > w->rows - first)
+        return -EINVAL;
+    if (w->format->stripe_bits)
+        return stripes_matmul(set, w, first, count, a, out, stride);
+    if (w->cols % w->format->block ||
         !format_bytes(w->format, w->cols, &row_size) || !rows_find(w, first, count, &rows))
         return -EINVAL;
     rows.row_size = row_size;

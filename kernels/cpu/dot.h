@@ -22,6 +22,7 @@
 #include "codec/error.h"
 #include "kernels/cpu/activations.h"
 #include "kernels/cpu/attend.h"
+#include "kernels/cpu/stripe.h"
 
 enum { FLOAT_LANES = 16, TILE_ROWS_MAX = 4, TILES_MAX = 4 };
 
@@ -46,6 +47,7 @@ struct dot_set {
     uint32_t tile_rows;        /* 0: no tiles */
     dot_tile_fn *tile[FORMAT_COUNT];
     dot_float_fn *dot_float;
+    stripe_fn *stripe;
     attend_fn *attend;
 };
 

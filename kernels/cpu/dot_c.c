@@ -267,5 +267,6 @@ const struct dot_set dot_set_c = {
         [FORMAT_Q3_K] = dot_q3_k, [FORMAT_Q2_K] = dot_q2_k,
     },
     .dot_float = dot_float,
+    .stripe = stripe_c,
     .attend = attend_c,
 };

@@ -702,12 +702,15 @@ BLOCKS(iq4_nl, .zero = SIGNED_ZERO, .is_signed = true)
 
 /* clang-format off */
 #if defined __AVX512VNNI__
+#define STRIPE stripe_avx512_vnni
 const struct dot_set dot_set_avx512_vnni = {
     .name = "avx512_vnni",
 #elif defined __AVX512F__
+#define STRIPE stripe_avx512
 const struct dot_set dot_set_avx512 = {
     .name = "avx512",
 #else
+#define STRIPE stripe_avx2
 const struct dot_set dot_set_avx2 = {
     .name = "avx2",
 #endif
@@ -725,5 +728,6 @@ const struct dot_set dot_set_avx2 = {
         [FORMAT_Q3_K] = tile_q3_k, [FORMAT_Q2_K] = tile_q2_k,
     },
     .dot_float = dot_float,
+    .stripe = STRIPE,
     .attend = ATTEND,
 };

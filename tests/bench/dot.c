@@ -15,6 +15,8 @@
  * Threads share memory by rows. A thread's time is that of its processor, so that what else goes on
  * in the machine counts less; the slowest counts.
  */
+#include "codec/spqr/encode.h"
+#include "codec/spqr/format.h"
 #include "kernels/cpu/backend.h"
 #include "tests/weights.h"
 
@@ -153,14 +155,21 @@ static void *run(void *share)
     return NULL;
 }
 
+/* Where a share begins; stripes are not cut. */
+static size_t cut(const struct work *w, unsigned i, unsigned n)
+{
+    size_t unit = w->format && w->format->stripe_bits ? SPQR_ROWS : 1;
+    return i == n ? w->count : w->count * i / n / unit * unit;
+}
+
 static double measure(const struct work *w, unsigned n)
 {
     pthread_t thread[THREADS_MAX];
     struct share share[THREADS_MAX];
     double slowest = 0;
     for (unsigned i = 0; i < n; i++) {
-        size_t first = w->count * i / n;
-        share[i] = (struct share){w, first, w->count * (i + 1) / n - first, 0};
+        size_t first = cut(w, i, n);
+        share[i] = (struct share){w, first, cut(w, i + 1, n) - first, 0};
         if (i && pthread_create(&thread[i], NULL, run, &share[i]))
             exit(1);
     }
@@ -198,22 +207,39 @@ static struct activations *activations(struct backend *b, const struct format *f
 {
     struct activations *a;
     if (b->activations_new(b, cols, batch, &a) ||
-        b->activations_begin(b, a, activation_kind_of(f), batch) ||
+        b->activations_begin(b, a, activation_kind_of(f), batch, NULL) ||
         b->activations_put(b, a, x, 0, batch))
         exit(1);
     return a;
 }
 
-/* All rows are the same, which takes no less time. */
+static void make_stripe(const struct format *f)
+{
+    struct spqr_layout l;
+    struct spqr_stripe stripe;
+    void *scratch = aligned_alloc(64, spqr_scratch_size(cols));
+    if (!scratch || spqr_format_layout(f, cols, &l, NULL))
+        exit(1);
+    struct spqr_settings settings = {.bits = l.bits, .slots = l.slots};
+    spqr_encode(&settings, x, SPQR_ROWS, cols, NULL, scratch, &stripe);
+    spqr_pack(&l, &stripe, memory);
+    free(scratch);
+}
+
+/* All rows, or stripes of them, are the same, which takes no less time. */
 static struct work rows_of(const struct format *f)
 {
-    uint64_t row_size;
-    format_bytes(f, cols, &row_size);
-    size_t rows = size / row_size;
-    f->encode(x, 1, cols, NULL, memory);
-    for (size_t i = 1; i < rows; i++)
-        memcpy(memory + i * row_size, memory, row_size);
-    return (struct work){run_read, rows, f, row_size, NULL, NULL, 0, 0, 1};
+    uint64_t unit_rows, unit_size;
+    format_unit(f, cols, &unit_rows, &unit_size);
+    if (f->stripe_bits)
+        make_stripe(f);
+    else
+        f->encode(x, 1, cols, NULL, memory);
+    size_t units = size / unit_size;
+    for (size_t i = 1; i < units; i++)
+        memcpy(memory + i * unit_size, memory, unit_size);
+    return (struct work){
+        run_read, units * unit_rows, f, unit_size / unit_rows, NULL, NULL, 0, 0, 1};
 }
 
 static void print_sets(const char *first)
@@ -243,7 +269,8 @@ static void one_column(const struct format *f)
         works[1 + i].backend = backend[i];
         works[1 + i].activations = activations(backend[i], f, 1);
     }
-    const struct ggml_cpu_traits *t = ggml_traits ? ggml_traits((int)f->ggml_type) : NULL;
+    bool known = ggml_traits && !f->stripe_bits;
+    const struct ggml_cpu_traits *t = known ? ggml_traits((int)f->ggml_type) : NULL;
     if (t) {
         const struct ggml_cpu_traits *of_x = ggml_traits(t->dot_type);
         if (of_x->from_float)
@@ -274,7 +301,7 @@ static void many_columns(const struct format *f)
     for (int i = 0; i < BATCHES; i++) {
         works[i] = rows_of(f);
         works[i].run = run_matmul;
-        works[i].count = (1 << 19) / works[i].row_size + 1;
+        works[i].count = ((1 << 19) / works[i].row_size / SPQR_ROWS + 1) * SPQR_ROWS;
         works[i].times = 20;
         works[i].backend = backend[0];
         works[i].activations = activations(backend[0], f, batches[i]);
@@ -317,17 +344,22 @@ static bool wanted(const struct format *f, char **titles)
     return it || !any;
 }
 
+static const struct format *format_number(int i)
+{
+    return i < FORMAT_COUNT ? &formats[i] : &spqr_formats[i - FORMAT_COUNT];
+}
+
 static void print_tables(char **titles)
 {
     print_sets("format");
     puts(ggml_traits ? " | ggml  | by it |" : " |");
-    for (int id = 0; id < FORMAT_COUNT; id++)
-        if (wanted(&formats[id], titles))
-            one_column(&formats[id]);
+    for (int i = 0; i < FORMAT_COUNT + SPQR_FORMAT_COUNT; i++)
+        if (wanted(format_number(i), titles))
+            one_column(format_number(i));
     puts("\n| format     | x1     | x2     | x4     | x8     | x16    | x32    | x64    |");
-    for (int id = 0; id < FORMAT_COUNT; id++)
-        if (wanted(&formats[id], titles))
-            many_columns(&formats[id]);
+    for (int i = 0; i < FORMAT_COUNT + SPQR_FORMAT_COUNT; i++)
+        if (wanted(format_number(i), titles))
+            many_columns(format_number(i));
     if (*titles)
         return;
     print_sets("heads");

@@ -34,6 +34,15 @@ answer = xllamacpp.Server(params).handle_completions({
 print("FOUND" + json.dumps({t["id"]: t["logprob"] for t in first["top_logprobs"]}))
 """
 
+CONFIG = """
+import sys, transformers
+from transformers.quantizers.auto import AutoQuantizationConfig
+config = transformers.AutoConfig.from_pretrained(sys.argv[1])
+assert config.architectures == ["LlamaForCausalLM"] and config.dtype.itemsize == 2
+found = AutoQuantizationConfig.from_dict(config.quantization_config)
+print(found.quant_method.value, found.bits)
+"""
+
 
 def transformers(tmp_path, *jobs):
     """What logits.py says of (folder, type, number of tokens)."""
@@ -108,3 +117,16 @@ def test_a_gguf_says_what_llama_cpp_says(mount, tmp_path, recipe):
         likely = sorted(theirs, key=theirs.get, reverse=True)[:len(theirs) // 2]
         off = np.mean([abs(mine[number] - theirs[number]) for number in likely])
         assert len(theirs) == len(mine) and off < TOLERANCE[recipe], model
+
+
+def test_configs_of_quantized_folders_are_read(mount):
+    """Loading them takes a GPU, but transformers knows what they say of themselves."""
+    hf = mount(DATA) / "demo-llama" / "hf"
+    forms = [form for form in os.listdir(hf) if form.startswith(("spqr-", "gptq-"))]
+    assert len(forms) == 7
+    for form in forms:
+        done = subprocess.run([os.environ["QUANTFS_FULL_PYTHON"], "-c", CONFIG, hf / form],
+                              capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        method, bits = done.stdout.split()
+        assert form.startswith(f"{method}-{bits}bit")

@@ -5,6 +5,7 @@
  */
 #include "codec/gguf_model.h"
 #include "codec/hf_gguf.h"
+#include "codec/hf_quant.h"
 #include "codec/hf_tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -62,23 +63,39 @@ static int read_values(void *context, const struct tensor *t, float *out, struct
     return 0;
 }
 
+static void use_form(const struct hf_model *hf, const struct hf_form *form)
+{
+    struct error err;
+    struct hf_layout l;
+    struct buffer header = {0};
+    char *config = hf_model_config(hf, form);
+    use_text(config);
+    free(config);
+    if (hf_layout_make(hf, form, &l, &err))
+        return;
+    if (hf_layout_put_header(&l, form, &header, &err) == 0)
+        use_bytes(header.data, header.size);
+    buffer_free(&header);
+    hf_layout_free(&l);
+}
+
 static void use_as_folder(const struct gguf_header *h, const struct tensor_list *list)
 {
     struct error err;
-    struct hf_model m;
+    struct hf_model hf;
+    struct model m;
     const struct hf_values values = {.read = read_values};
-    if (hf_model_of_gguf(h, list, &values, &m, &err))
+    if (hf_model_of_gguf(h, list, &values, &hf, &err))
         return;
-    for (int i = 0; i < HF_FORM_COUNT; i++) {
-        struct buffer header = {0};
-        char *config = hf_model_config(&m, &hf_forms[i]);
-        use_text(config);
-        free(config);
-        if (hf_model_put_header(&m, &hf_forms[i], &header, &err) == 0)
-            use_bytes(header.data, header.size);
-        buffer_free(&header);
-    }
-    hf_model_free(&m);
+    bool mapped = gguf_model_map(h, list, true, &m, &err) == 0;
+    if (mapped)
+        hf_model_mark_linear(&hf, &m);
+    for (int i = 0; i < HF_FORM_COUNT; i++)
+        if (!hf_forms[i].method || (mapped && hf_form_check(&hf_forms[i], &m, &err) == 0))
+            use_form(&hf, &hf_forms[i]);
+    if (mapped)
+        model_free(&m);
+    hf_model_free(&hf);
 }
 
 static void use_tokenizer(const struct gguf_header *h)

@@ -1103,6 +1103,29 @@ def factor_seeds():
     }
 
 
+def repack_seeds():
+    def input(kind, rows, columns, at, size, content=b"\xa5" * 9000):
+        return struct.pack("<BBBHH", kind, rows, columns, at, size) + content
+
+    def stripe(ends, numbers):  # of 16 columns
+        return bytes(464) + struct.pack("<16I3H10x3e10x", *ends, *numbers, 0.5, -1, 0)
+
+    good = stripe((0,) * 15 + (2,), (3, 15, 0))
+    return {
+        "spqr": input(0, 1, 0, 400, 500, good + good),
+        "spqr-wide": input(0, 0, 3, 0, 999, bytes(464)),
+        "spqr-any-bytes": input(0, 3, 3, 100, 100),
+        "spqr-ends-fall": input(0, 0, 0, 0, 999, stripe((3, 1) + (3,) * 14, (3, 15, 0))),
+        "spqr-end-beyond-slots": input(0, 0, 0, 0, 999, stripe((4,) * 16, (3, 15, 0))),
+        "spqr-end-2-32": input(0, 1, 0, 0, 999, good + stripe((2 ** 32 - 1,) * 16, (3, 15, 0))),
+        "spqr-column-in-padding": input(0, 0, 0, 0, 999, stripe((0,) * 15 + (2,), (3, 16, 0))),
+        "spqr-last-offset": input(0, 3, 0, 999, 0, good * 4),
+        **{f"gptq-{kind}": input(kind, 1, 2, 333, 20 * kind) for kind in (1, 2, 7, 8, 13)},
+        "gptq-groups-of-32": input(4, 1, 1, 0, 0),
+        "short": b"\0\0\0",
+    }
+
+
 def spqr_seeds():
     def stripe(bits=3, columns=100, budget=131, ends=(0,) * 15 + (3,), numbers=(0, 50, 99),
                dense=b"\xa5"):
@@ -1138,8 +1161,9 @@ def spqr_seeds():
 
 SEEDS = {"baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_seeds, "factor": factor_seeds,
          "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds, "hf_encode": hf_encode_seeds,
-         "imatrix": imatrix_seeds, "model": model_seeds, "safetensors": safetensors_seeds,
-         "safetensors_index": index_seeds, "sentencepiece": sentencepiece_seeds,
+         "imatrix": imatrix_seeds, "model": model_seeds, "repack": repack_seeds,
+         "safetensors": safetensors_seeds, "safetensors_index": index_seeds,
+         "sentencepiece": sentencepiece_seeds,
          "sketch": sketch_seeds, "spqr": spqr_seeds, "torch": torch_seeds}
 
 

@@ -19,9 +19,9 @@ static void use_packed(const struct sketch *s, struct packing p)
     for (size_t i = 0; i < s->count; i++) {
         const struct weight *m = &packed[i];
         uint64_t own;
-        assert(m->rows && m->cols && m->row_size && m->layer <= s->facts.layers);
-        assert(!m->format || m->cols % m->format->block == 0);
-        assert(!__builtin_mul_overflow(m->rows, m->row_size, &own));
+        assert(m->rows && m->cols && m->unit_size && m->layer <= s->facts.layers);
+        assert(!m->format || m->unit_rows > 1 || m->cols % m->format->block == 0);
+        assert(!__builtin_mul_overflow(m->units, m->unit_size, &own));
         assert(!__builtin_add_overflow(bytes, own, &bytes));
         assert(i == 0 || m->layer >= packed[i - 1].layer);
     }

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """quantfs-run calibrate: what matters of a model's columns, found by letting it read a text."""
 
+import errno
 import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 
@@ -13,9 +15,12 @@ import gguf
 import models
 import numpy as np
 import pytest
+import spqr
+import stores
 
 from calibration import Calibrated
 from conftest import DATA, QUANTFS, convert, run, wait_until
+from gguf_header import Header
 
 RUN = QUANTFS.parent / "quantfs-run"
 TEXT = DATA / "kjv-train.txt"
@@ -273,14 +278,15 @@ def test_bytes_do_not_depend_on_memory(file, whole, tmp_path):
     assert contents(tmp_path) == contents(whole)
 
 
-@pytest.mark.parametrize("budget, passes", [(100, 3), (160, 1)])
-def test_budget_is_kept(tmp_path, budget, passes):
+@pytest.mark.parametrize("budget, passes, args", [
+    (100, 3, ()), (160, 1, ()), (115, 1, ("--sequential", "spqr3"))])
+def test_budget_is_kept(tmp_path, budget, passes, args):
     """The high-water mark of the process, which has libraries, too."""
     models.make(tmp_path / "m", hidden=512, layers=3, ffn=2048)
     run("convert", tmp_path / "m", "-t", "F16", "-o", tmp_path / "m.gguf")
     most = 0
     with subprocess.Popen([RUN, "calibrate", "-f", TEXT, "-n", "512", "-o", tmp_path / "out", "--ram",
-                           f"{budget}M", "--json", tmp_path / "m.gguf"],
+                           f"{budget}M", "--json", *args, tmp_path / "m.gguf"],
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         while child.poll() is None:
             with open(f"/proc/{child.pid}/status", encoding="ascii") as status:
@@ -322,6 +328,254 @@ def test_a_run_that_is_killed_is_gone_on_with(file, whole, tmp_path):
     assert len(there) < len(contents(whole))
     assert done(*args)["layers_done"] == 2
     assert contents(tmp_path) == contents(whole)
+
+
+# ---- layers that see the others packed ----
+
+def sums(folder):
+    """All that a calibration says of the inputs, without what it is from."""
+    found = {p.name: Calibrated(p).matrix for p in folder.glob("blk.*")}
+    return {name: m.tobytes() for name, m in found.items()} | {
+        "imatrix": (folder / "imatrix.gguf").read_bytes()}
+
+
+def layer_of(name):
+    return int(name.split(".")[1])
+
+
+def sequential(file, folder, name, *args):
+    told = done("-f", TEXT, "-n", SOME * CONTEXT, "-o", folder, "--keep-hessian", "--sequential",
+                name, *args, file)
+    assert json.loads((folder / "calibration.json").read_text())["sequential"] == name
+    return told
+
+
+@pytest.mark.parametrize("name", ["f32", "bf16"])
+def test_what_loses_nothing_changes_nothing(file, whole, tmp_path, name):
+    sequential(file, tmp_path, name)
+    assert sums(tmp_path) == sums(whole)
+
+
+@pytest.fixture(scope="module")
+def spqr3(file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibration") / "spqr"
+    assert sequential(file, folder, "spqr3")["layers_done"] == LAYERS
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
+    return folder
+
+
+@pytest.mark.parametrize("name, args", [
+    ("spqr3", ()), ("q4_k-guided", ()), ("gptq4-g128", ()), ("gptq4-g128-natural", ("--natural",))])
+def test_later_layers_see_those_before_packed(file, whole, tmp_path, name, args):
+    """The first one has none before it. What others see is near to what it was."""
+    sequential(file, tmp_path, name, *args)
+    for path in whole.glob("blk.*"):
+        plain, ours = Calibrated(path), Calibrated(tmp_path / path.name)
+        if plain.layer == 0:
+            assert (ours.matrix == plain.matrix).all()
+        elif plain.kind == 2:
+            change = np.linalg.norm(ours.matrix - plain.matrix) / np.linalg.norm(plain.matrix)
+            assert 0.001 < change < 0.1
+
+
+def is_matrix_of_first(name):
+    return re.fullmatch(r"blk\.0\.(attn|ffn)_(?!norm).*", name)
+
+
+def check_second_layer(folder, values, tmp_path):
+    """It has the inputs that a model has whose first layer is replaced by hand."""
+    path = tmp_path / "m.gguf"
+    data = bytearray(path.read_bytes())
+    for tensor in gguf.GGUFReader(path).tensors:
+        if is_matrix_of_first(tensor.name):
+            new = values[tensor.name].astype("<f4").tobytes()
+            assert len(new) == tensor.n_bytes
+            data[tensor.data_offset:tensor.data_offset + len(new)] = new
+    path.write_bytes(data)
+    done("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path / "plain", "--keep-hessian", path)
+    ours, wanted = sums(folder), sums(tmp_path / "plain")
+    compared = [n for n in wanted if n.startswith("blk.1.")]
+    assert len(compared) == len(INPUTS) * 3
+    assert all(ours[n] == wanted[n] for n in compared)
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q4_0"])
+def test_what_is_seen_is_what_is_converted(tmp_path, name):
+    """With the importance that was found."""
+    packed, folder = tmp_path / "packed.gguf", tmp_path / "sequential"
+    run("convert", DATA / "demo-llama", "-t", "F32", "-o", tmp_path / "m.gguf")
+    sequential(tmp_path / "m.gguf", folder, name)
+    packed.write_bytes(convert(DATA / "demo-llama", name.upper(), "--imatrix",
+                               folder / "imatrix.gguf"))
+    check_second_layer(folder, {t.name: gguf.quants.dequantize(t.data, t.tensor_type)
+                                for t in gguf.GGUFReader(packed).tensors}, tmp_path)
+
+
+def test_what_is_seen_is_what_a_mount_shows(mount, spqr3, tmp_path):
+    """With the factors that were found."""
+    mnt = mount(DATA / "demo-llama", f"calibration={spqr3}")
+    data = (mnt / "demo-llama" / "gguf" / "demo-llama-SPQR3.gguf").read_bytes()
+    values = {}
+    for name, (_, extents, offset) in Header(data).tensors.items():
+        if is_matrix_of_first(name):
+            size = spqr.size(3, *reversed(extents))
+            values[name] = spqr.decode(data[offset:offset + size], 3, *reversed(extents)).weights
+    run("convert", DATA / "demo-llama", "-t", "F32", "-o", tmp_path / "m.gguf")
+    check_second_layer(spqr3, values, tmp_path)
+
+
+def fails(path):
+    with pytest.raises(OSError) as failed:
+        path.read_bytes()
+    return failed.value.errno in (errno.EIO, errno.EINVAL)
+
+
+def test_such_a_calibration_is_for_its_format_alone(mount, spqr3):
+    mnt = mount(DATA / "demo-llama", f"calibration={spqr3}")
+    folder = mnt / "demo-llama" / "tensors" / "model.layers.1.mlp.down_proj.weight"
+    factor = (spqr3 / "blk.1.ffn_down.damp1.factor").read_bytes()
+    assert os.getxattr(folder / "spqr3", "user.quantfs.calibration").decode() == factor[-32:].hex()
+    assert (folder / "spqr3").read_bytes() and (folder / "q4_k").read_bytes()
+    assert (mnt / "demo-llama" / "tensors" / "lm_head.weight" / "spqr4").read_bytes()
+    for form in ("spqr4", "q4_k-guided", "gptq4-g128"):
+        assert fails(folder / form)
+        problem = f"{form}: the calibration in {spqr3} is for spqr3 alone, not for {form}"
+        assert len([line for line in mnt.lines() if problem in line]) == 1
+    assert fails(mnt / "demo-llama" / "gguf" / "demo-llama-SPQR4.gguf")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"sequential": 3}', "\0"])
+def test_what_does_not_say_what_it_is_for_is_for_nothing(mount, spqr3, tmp_path, text):
+    shutil.copytree(spqr3, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "calibration.json").write_text(text)
+    mnt = mount(DATA / "demo-llama", f"calibration={tmp_path}")
+    folder = mnt / "demo-llama" / "tensors" / "model.layers.1.mlp.down_proj.weight"
+    assert fails(folder / "spqr3") and (folder / "q4_k").read_bytes()
+    assert any(f"{tmp_path}/calibration.json: " in line for line in mnt.lines())
+
+
+def test_sequential_is_gone_on_with(file, spqr3, tmp_path):
+    """Killed, then with files lost, then with nothing to do."""
+    args = ("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path, "--keep-hessian", "--sequential",
+            "spqr3", file)
+    with subprocess.Popen([RUN, "calibrate", "-q", *map(str, args)]) as child:
+        wait_until(lambda: (tmp_path / "blk.1.ffn_down.hessian").exists(), seconds=60)
+        child.kill()
+    there = contents(tmp_path)
+    assert there.items() <= contents(spqr3).items() and len(there) < len(contents(spqr3))
+    assert done(*args)["layers_done"] >= 1
+    assert contents(tmp_path) == contents(spqr3)
+    for lost in ("blk.2.ffn_down.damp1.factor", "imatrix.gguf"):
+        (tmp_path / lost).unlink()
+        assert done(*args)["text_passes"] == 1
+        assert contents(tmp_path) == contents(spqr3)
+    assert done(*args)["text_passes"] == 0
+
+
+def test_sequential_holds_one_layer(tmp_path):
+    """A model that is larger than the memory that it may take."""
+    models.make(tmp_path / "m", hidden=512, layers=24, ffn=1024)
+    run("convert", tmp_path / "m", "-t", "F32", "-o", tmp_path / "m.gguf")
+    assert (tmp_path / "m.gguf").stat().st_size > 200 << 20
+    told = done("-f", TEXT, "-n", 512, "-o", tmp_path / "out", "--percdamp", 1, "--sequential",
+                "spqr4", "--ram", "100M", tmp_path / "m.gguf")
+    assert told["layers_done"] == 24
+    message = refused("-f", TEXT, "-n", 512, "-o", tmp_path / "out", "--sequential", "spqr4", "--ram",
+                      "20M", tmp_path / "m.gguf")
+    assert "20.0 MiB of memory are not enough" in message
+
+
+def test_a_format_that_does_not_fit_is_refused_at_once(tmp_path):
+    run("convert", DATA / "demo-qwen2", "-t", "BF16", "-o", tmp_path / "m.gguf")
+    message = refused("-f", TEXT, "-o", tmp_path / "out", "--sequential", "q4_k", tmp_path / "m.gguf")
+    assert re.search(r"m.gguf: rows of \d+ weights cannot be packed as q4_k, whose blocks have 256",
+                     message)
+    assert not os.listdir(tmp_path / "out")
+
+
+def test_sequential_with_experts(tmp_path):
+    path = tmp_path / "model.gguf"
+    run("convert", architectures.make(tmp_path / "moe", "Mixtral-8x7B-v0.1"), "-t", "F32", "-o", path)
+    for folder, args in (("plain", ()), ("f32", ("--sequential", "f32")),
+                         ("spqr3", ("--sequential", "spqr3"))):
+        done("-f", TEXT, "-c", 64, "-n", 1280, "-o", tmp_path / folder, "--keep-hessian", *args, path)
+    plain, f32, spqr3 = (sums(tmp_path / name) for name in ("plain", "f32", "spqr3"))
+    assert f32 == plain
+    for name in plain.keys() - {"imatrix"}:
+        assert (spqr3[name] == plain[name]) == (layer_of(name) == 0), name
+
+
+# ---- from a checkpoint ----
+
+@pytest.fixture
+def private(tmp_path_factory, monkeypatch):
+    """Where private mounts go."""
+    folder = tmp_path_factory.mktemp("private")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def mounts_in(folder):
+    with open("/proc/mounts", encoding="utf-8") as mounts:
+        return [line for line in mounts if f" {folder}/" in line]
+
+
+def is_tidy(folder):
+    return not mounts_in(folder) and not os.listdir(folder)
+
+
+def test_calibration_of_a_checkpoint(whole, private, tmp_path):
+    """That of its BF16 file. The next run has the same file, though it is another mount's."""
+    args = ("-f", TEXT, "-n", SOME * CONTEXT, "-o", tmp_path / "out", "--keep-hessian", "--json")
+    for passes in (1, 0):
+        child = run("calibrate", DATA / "demo-llama", *args)
+        assert json.loads(child.stdout)["text_passes"] == passes
+        assert is_tidy(private)
+    assert sums(tmp_path / "out") == sums(whole)
+
+
+def test_calibration_of_a_model_in_a_store(private, tmp_path):
+    """By the name that it has there, which is none of a folder."""
+    stores.hub(tmp_path / "hub", "acme/m", "0" * 40, DATA / "demo-llama", main=True)
+    run("calibrate", tmp_path / "hub" / "acme" / "m", "-q", "-f", TEXT, "-n", CONTEXT, "-o", tmp_path / "out",
+        "--imatrix-only")
+    assert (tmp_path / "out" / "imatrix.gguf").exists() and is_tidy(private)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_private_mount_ends_with_the_run(private, tmp_path, number):
+    folder = tmp_path / "out"
+    with subprocess.Popen([QUANTFS, "calibrate", DATA / "demo-llama", "-q", "-f", TEXT, "-o",
+                           folder]) as child:
+        wait_until(lambda: (folder / "calibration.json").exists())
+        assert mounts_in(private)
+        child.send_signal(number)
+        assert child.wait(timeout=60) == 2
+    assert is_tidy(private)
+    assert not (folder / "blk.3.ffn_down.damp0.1.factor").exists()
+
+
+def test_what_cannot_be_calibrated_is_named(private, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for args, status, reason in (
+            ((tmp_path / "none", "-q"), 2, "none: it is not a model"),
+            ((tmp_path / "no" / "such" / "model", "-q"), 2, "model: No such file"),
+            ((tmp_path / "empty", "-q"), 2, "empty: it is not a model"),
+            ((DATA, "-q"), 2, "it is not a model"),
+            ((DATA / "demo-llama", "-f", TEXT, "-o", tmp_path / "no" / "where"), 2, "No such file"),
+            ((DATA / "demo-llama", "-f", TEXT), 1, "usage: quantfs-run calibrate"),
+            (("-f", TEXT), 1, "a model and then options"), ((), 1, "a model and then options"),
+            ((DATA / "demo-llama",), 1, "a model and then options")):
+        child = run("calibrate", *args, check=False)
+        assert child.returncode == status and reason in child.stderr, args
+        assert is_tidy(private)
+
+
+def test_another_format_is_another_calibration(file, whole, spqr3):
+    for folder, args in ((whole, ("--sequential", "spqr3")), (spqr3, ("--sequential", "spqr4")),
+                         (spqr3, ())):
+        message = refused("-f", TEXT, "-n", SOME * CONTEXT, "-o", folder, *args, file)
+        assert "calibration.json is of another" in message
 
 
 def test_another_text_or_model_is_refused(file, whole, tmp_path):
@@ -398,6 +652,9 @@ def test_what_cannot_be_done_is_named(file, tmp_path):
         ["--layers", "2-1"], ["--layers", "a"], ["--layers", "1-"], ["--layers", "-1"],
         ["--percdamp", "0"], ["--percdamp", "1,1.0"], ["--percdamp", "1,"], ["--percdamp", "nan"],
         ["--percdamp", "1,2,3,4,5,6,7,8,9"], ["--imatrix-only", "--keep-hessian"],
-        ["--imatrix-only", "--layers", "1"], ["--imatrix-only", "--natural"]))])
+        ["--imatrix-only", "--layers", "1"], ["--imatrix-only", "--natural"],
+        ["--sequential", "q9"], ["--sequential", "spqr3", "--layers", "0-1"],
+        ["--sequential", "spqr3", "--percdamp", "0.1"], ["--sequential", "spqr3", "--imatrix-only"],
+        ["--sequential", "gptq4-g128-natural"]))])
 def test_wrong_command_lines_are_refused(args):
     assert "usage: quantfs-run calibrate" in refused(*args, status=1)

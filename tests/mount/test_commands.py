@@ -15,7 +15,7 @@ import reference
 import tilecache
 from conftest import DATA, GUIDED, OWN_RECIPES, QUANTFS, RECIPES, convert, run, wait_until, written
 
-COMMANDS = "mount umount ls inspect formats convert warm status cache".split()
+COMMANDS = "mount umount ls inspect formats convert calibrate warm status cache".split()
 MODELS = ("demo-llama", "demo-qwen2")
 
 
@@ -160,6 +160,15 @@ def test_formats_are_ggmls():
         assert told["bpw"] == 8 * told["block_bytes"] / told["block_weights"]
         assert re.search(rf"^  {told['name']} +{told['bpw']:.4g} ", text, re.M)
     assert len(found["formats"]) == 14
+    plain = {told["name"]: told["bpw"] for told in found["formats"]}
+    for told in found["guided"]:
+        assert told["name"] == f"{told['plain']}-guided" and told["bpw"] == plain[told["plain"]]
+        assert re.search(rf"^  {told['name']} .*needs a calibration$", text, re.M)
+    for told in found["gptq"]:
+        assert told["block_bytes"] == 2 + told["block_weights"] * told["bits"] // 8
+        assert told["calibration"] == told["name"].startswith("gptq")
+        assert re.search(rf"^  {told['name']} +{told['bpw']:.4g} ", text, re.M)
+    assert [len(found[kind]) for kind in ("guided", "spqr", "gptq")] == [4, 3, 15]
     assert [told["name"] for told in found["recipes"]] == RECIPES + OWN_RECIPES + GUIDED
     for told in found["recipes"][:len(RECIPES)]:
         names = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}

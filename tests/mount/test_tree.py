@@ -21,6 +21,7 @@ MODELS = ("demo-llama", "demo-qwen2")
 BLOCKS = {"f32": 1, "f16": 1, "bf16": 1, "q8_0": 32, "q6_k": 256, "q5_k": 256, "q5_1": 32,
           "q5_0": 32, "q4_k": 256, "q4_1": 32, "q4_0": 32, "iq4_nl": 32, "q3_k": 256, "q2_k": 256}
 SPQR = {"spqr4", "spqr3", "spqr2"}  # of any width; see test_spqr.py
+GPTQ = ("4-g128", "4-g32", "3-g128", "3-g32", "8-g128")
 LLAMA_TENSOR = "demo-llama/tensors/model.layers.2.self_attn.q_proj.weight"
 
 
@@ -28,7 +29,9 @@ def forms_of(dtype, shape):
     """The names under which a tensor is offered."""
     if len(shape) != 2:
         return {dtype.lower()}
-    return {dtype.lower()} | SPQR | {name for name, block in BLOCKS.items()
+    blocks = BLOCKS | {name: int(kind[kind.index("g") + 1:]) for kind in GPTQ
+                       for name in (f"gptq{kind}", f"gptq{kind}-natural", f"rtn{kind}")}
+    return {dtype.lower()} | SPQR | {name for name, block in blocks.items()
                                      if shape[-1] % block == 0}
 
 
@@ -236,9 +239,9 @@ def test_a_tensor_in_every_format_is_ggmls(mount, tmp_path, dtype):
     tensors = mount(folder.parent) / "m" / "tensors"
     for name in ("self_attn.q_proj", "mlp.down_proj"):
         name = f"model.layers.0.{name}.weight"
-        forms = forms_of(dtype, weights[name].shape) - SPQR
-        assert len(forms) == (14 if "q_proj" in name else 9)
-        for form in forms:
+        forms = forms_of(dtype, weights[name].shape)
+        assert len(forms & BLOCKS.keys()) == (14 if "q_proj" in name else 9)
+        for form in forms & BLOCKS.keys():
             packed = (tensors / name / form).read_bytes()
             assert packed == reference.quantize(weights[name], form.upper()), form
 

@@ -71,7 +71,7 @@ static struct activations *put(struct backend *b, enum activation_kind kind, siz
 {
     struct activations *a;
     assert_int_equal(b->activations_new(b, cols, batch, &a), 0);
-    assert_int_equal(b->activations_begin(b, a, kind, batch), 0);
+    assert_int_equal(b->activations_begin(b, a, kind, batch, NULL), 0);
     assert_int_equal(b->activations_put(b, a, x, 0, batch), 0);
     return a;
 }
@@ -337,7 +337,7 @@ static void test_any_split(void **state)
             uint32_t batch = batches[i];
             struct activations *a;
             assert_int_equal(b->activations_new(b, COLS, batch, &a), 0);
-            assert_int_equal(b->activations_begin(b, a, activation_kind_of(f), batch), 0);
+            assert_int_equal(b->activations_begin(b, a, activation_kind_of(f), batch, NULL), 0);
             assert_int_equal(b->activations_put(b, a, x, batch / 3, batch - batch / 3), 0);
             assert_int_equal(b->activations_put(b, a, x, 0, batch / 3), 0);
             multiply(plain_c, f, activation_kind_of(f), ROWS, COLS, batch, wanted);
@@ -585,11 +585,11 @@ static void test_refusals(void **state)
     assert_int_equal(b->matmul(b, &w, 1, UINT64_MAX, a, out, ROWS), -EINVAL);
     assert_int_equal(b->matmul(b, &other, 1, 1, a, out, ROWS), -EINVAL);
     assert_int_equal(b->matmul(b, &wide, 1, 1, a, out, ROWS), -EINVAL);
-    assert_int_equal(b->activations_begin(b, a, ACTIVATIONS_INT8_256, 2), -EINVAL);
+    assert_int_equal(b->activations_begin(b, a, ACTIVATIONS_INT8_256, 2, NULL), -EINVAL);
     assert_int_equal(b->activations_put(b, a, x, 1, 1), -EINVAL);
     assert_int_equal(b->activations_new(b, 288, 1, &narrow), 0);
-    assert_int_equal(b->activations_begin(b, narrow, ACTIVATIONS_INT8_256, 1), -EINVAL);
-    assert_int_equal(b->activations_begin(b, narrow, ACTIVATIONS_INT8_32, 1), 0);
+    assert_int_equal(b->activations_begin(b, narrow, ACTIVATIONS_INT8_256, 1, NULL), -EINVAL);
+    assert_int_equal(b->activations_begin(b, narrow, ACTIVATIONS_INT8_32, 1, NULL), 0);
     assert_int_equal(b->activations_new(b, UINT64_MAX / 8, 64, &narrow), -EOVERFLOW);
     b->activations_free(b, narrow);
     b->activations_free(b, a);

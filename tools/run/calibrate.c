@@ -10,6 +10,7 @@
 #include "tools/run/hessians.h"
 #include "tools/run/importance.h"
 #include "tools/run/report.h"
+#include "tools/run/sequential.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -28,9 +29,10 @@ enum { DEFAULT_CONTEXT = 512 };
 
 struct job {
     const char *model, *text, *folder;
-    char matrix[PATH_MAX]; /* the importance matrix */
-    uint64_t tokens;       /* 0: all */
-    bool natural, keep_hessian, imatrix_only, hessian_options;
+    char matrix[PATH_MAX];           /* the importance matrix */
+    uint64_t tokens;                 /* 0: all */
+    const struct format *sequential; /* NULL: layers see those before them as they are */
+    bool natural, keep_hessian, imatrix_only, layers, hessian_options;
     struct hessians hessians;
     struct run_options options;
 };
@@ -44,7 +46,9 @@ struct run {
     uint32_t passes; /* over the text */
     bool weighs;     /* in this pass */
     struct importance importance;
+    struct observer observer;
     struct hessians *hessians;
+    struct sequential sequential;
     struct progress progress;
     json_t *report; /* of the engine, for machines */
 };
@@ -60,7 +64,9 @@ static void see(void *context, uint32_t layer, enum layer_input input, uint32_t 
 
 static uint64_t takes(void *context, const struct facts *f, uint64_t room, uint64_t weights)
 {
-    return importance_bytes(f) + hessians_fit(context, f, room, weights);
+    struct job *j = context;
+    return importance_bytes(f) + hessians_fit(&j->hessians, f, room, weights) +
+           (j->sequential ? held_bytes(f) + PACKING_WORK : 0);
 }
 
 static int read_chunk(struct run *r, uint32_t chunk, float *logits, struct error *err)
@@ -77,10 +83,9 @@ static int read_chunk(struct run *r, uint32_t chunk, float *logits, struct error
 
 static int read_chunks(struct run *r, struct error *err)
 {
-    const struct observer observer = {see, r};
     float *logits = calloc(r->engine.model.facts.vocab, sizeof *logits);
     int rc = logits ? 0 : error_set(err, -ENOMEM, "out of memory");
-    forward_observe(r->engine.forward, &observer);
+    forward_observe(r->engine.forward, &r->observer);
     for (uint32_t c = 0; !rc && c < r->chunks; c++) {
         rc = read_chunk(r, c, logits, err);
         progress_add(&r->progress, !rc);
@@ -143,15 +148,25 @@ static int plan(struct run *r, struct error *err)
     h->facts = &e->model.facts;
     h->folder = r->job->folder;
     h->threads = team_size(e->team);
-    origin_of(e->weights.file, &e->weights.vocab, &r->ids, e->context, r->chunks, &h->from);
+    h->from = (struct origin){.chunk_size = e->context,
+                              .chunks = r->chunks,
+                              .sequential = r->job->sequential ? r->job->sequential->name : NULL};
+    origin_of(e->weights.file, &e->weights.vocab, &r->ids, &h->from);
     int rc = origin_settle(&h->from, h->folder, err);
     rc = rc ? rc : hessians_plan(h, err);
     r->weighs = access(r->job->matrix, F_OK) != 0;
-    if (h->todo_count)
+    if (h->todo_count && !r->job->sequential)
         r->passes = (h->todo_count + h->at_once - 1) / h->at_once;
     else
-        r->passes = r->weighs;
+        r->passes = r->weighs || h->todo_count;
     return rc;
+}
+
+/* What is still to be written, and meanwhile the hidden states. */
+static uint64_t disk_bytes(const struct run *r)
+{
+    bool waits = r->job->sequential && r->passes;
+    return r->hessians->missing_bytes + (waits ? sequential_bytes(&r->sequential) : 0);
 }
 
 /* Tells what is going to happen, and whether there is room for it. */
@@ -162,37 +177,87 @@ static int announce(const struct run *r, bool told, struct error *err)
     char needed[16], room[16];
     if (statvfs(h->folder, &fs))
         return error_set(err, -errno, "%s: %s", h->folder, strerror(errno));
-    uint64_t available = (uint64_t)fs.f_bavail * fs.f_frsize;
-    text_bytes(h->missing_bytes, needed);
+    uint64_t needs = disk_bytes(r), available = (uint64_t)fs.f_bavail * fs.f_frsize;
+    text_bytes(needs, needed);
     text_bytes(available, room);
     if (told)
         fprintf(stderr,
                 "# text: %" PRIu32 " chunks, read %" PRIu32 " times; %" PRIu32
                 " layers to do, %" PRIu32 " at once\n# disk: %s are needed, %s are free\n",
                 r->chunks, r->passes, h->todo_count, h->at_once, needed, room);
-    return h->missing_bytes <= available
-               ? 0
-               : error_set(err, -ENOSPC, "%s: %s are needed, and %s are free", h->folder, needed,
-                           room);
+    return needs <= available ? 0
+                              : error_set(err, -ENOSPC, "%s: %s are needed, and %s are free",
+                                          h->folder, needed, room);
+}
+
+/* Layer by layer. What is there already is run again, too: the layers behind it need it, and so does
+ * the importance by which it is packed. */
+static int run_layers(struct run *r, struct error *err)
+{
+    bool wanted = r->weighs;
+    r->weighs = true;
+    progress_begin(&r->progress, "calibrating", "chunks",
+                   sequential_runs(&r->sequential) * r->chunks);
+    int rc = sequential_run(&r->sequential, err);
+    progress_end(&r->progress);
+    if (rc)
+        return error_prefix(err, rc, "%s", r->job->model);
+    return wanted ? write_matrix(r, err) : 0;
 }
 
 static int run_passes(struct run *r, struct error *err)
 {
-    int rc = importance_new(&r->importance, &r->engine.model.facts, err);
+    int rc = 0;
     progress_begin(&r->progress, "calibrating", "chunks", (uint64_t)r->passes * r->chunks);
     for (uint32_t p = 0; !rc && p < r->passes; p++)
         rc = pass(r, err);
     progress_end(&r->progress);
+    return rc;
+}
+
+static int run_text(struct run *r, struct error *err)
+{
+    if (!r->passes)
+        return 0;
+    int rc = importance_new(&r->importance, &r->engine.model.facts, err);
+    if (!rc)
+        rc = r->job->sequential ? run_layers(r, err) : run_passes(r, err);
     importance_free(&r->importance);
     return rc;
+}
+
+/* Layer by layer, with this very calibration. */
+static int begin_sequential(struct run *r, struct error *err)
+{
+    struct engine *e = &r->engine;
+    struct sequential *s = &r->sequential;
+    *s = (struct sequential){
+        .engine = e,
+        .hessians = r->hessians,
+        .observer = &r->observer,
+        .packing = {.format = r->job->sequential,
+                    .facts = &e->model.facts,
+                    .team = e->team,
+                    .folder = r->job->folder,
+                    .importance = &r->importance},
+        .ids = &r->ids,
+        .chunks = r->chunks,
+        .progress = &r->progress,
+    };
+    int rc = packing_check(r->job->sequential, &e->model.facts, err);
+    if (rc)
+        return error_prefix(err, rc, "%s", r->job->model);
+    return isa_choose(NULL, &s->packing.isa, err);
 }
 
 static int calibrate(struct run *r, bool told, struct error *err)
 {
     int rc = take_text(r, r->job, err);
+    if (!rc && r->job->sequential)
+        rc = begin_sequential(r, err);
     rc = rc ? rc : plan(r, err);
     rc = rc ? rc : announce(r, told, err);
-    rc = rc ? rc : run_passes(r, err);
+    rc = rc ? rc : run_text(r, err);
     hessians_free(r->hessians);
     free(r->ids.ids);
     return rc;
@@ -281,12 +346,13 @@ static bool take_layers(struct hessians *h, const char *range)
     return true;
 }
 
-enum { PERCDAMP = 256, LAYERS, NATURAL, KEEP_HESSIAN, IMATRIX_ONLY };
+enum { PERCDAMP = 256, LAYERS, NATURAL, KEEP_HESSIAN, SEQUENTIAL, IMATRIX_ONLY };
 
 static bool take(void *context, int c, const char *argument)
 {
     struct job *j = context;
-    j->hessian_options |= c == PERCDAMP || c == LAYERS || c == NATURAL || c == KEEP_HESSIAN;
+    j->hessian_options |= c >= PERCDAMP && c < IMATRIX_ONLY;
+    j->layers |= c == LAYERS;
     switch (c) {
     case 'f':
         j->text = argument;
@@ -306,12 +372,24 @@ static bool take(void *context, int c, const char *argument)
     case KEEP_HESSIAN:
         j->keep_hessian = true;
         return true;
+    case SEQUENTIAL:
+        j->sequential = packing_format(argument);
+        return j->sequential != NULL;
     case IMATRIX_ONLY:
         j->imatrix_only = true;
         return true;
     default:
         return run_options_take(&j->options, c, argument);
     }
+}
+
+/* Whether what a format is packed with is made. */
+static bool has_factor(const struct hessians *h, const struct format *f)
+{
+    bool has = f->damping == 0;
+    for (size_t k = 0; !has && k < h->kind_count; k++)
+        has = h->kinds[k].damping == f->damping && h->kinds[k].natural == f->natural;
+    return has;
 }
 
 /* What follows from the options. */
@@ -325,7 +403,9 @@ static void complete(struct job *j)
     if (j->keep_hessian)
         h->kinds[h->kind_count++] = (struct factor_kind){0};
     j->options.takes = takes;
-    j->options.takes_context = h;
+    j->options.takes_context = j;
+    j->options.by_layer = j->sequential != NULL;
+    h->one_by_one = j->sequential != NULL;
 }
 
 int run_calibrate(const struct command *self, int argc, char **argv)
@@ -338,11 +418,13 @@ int run_calibrate(const struct command *self, int argc, char **argv)
         {"layers",       required_argument, NULL, LAYERS      },
         {"natural",      no_argument,       NULL, NATURAL     },
         {"keep-hessian", no_argument,       NULL, KEEP_HESSIAN},
+        {"sequential",   required_argument, NULL, SEQUENTIAL  },
         {"imatrix-only", no_argument,       NULL, IMATRIX_ONLY},
         RUN_OPTIONS_LONG
     };
     struct job j = {
-        .hessians = {.kinds = {{.damping = 1}, {.damping = 0.1f}}, .kind_count = 2, .end = UINT32_MAX}
+        .hessians = {
+                     .kinds = {{.damping = 1}, {.damping = 0.1f}}, .kind_count = 2, .end = UINT32_MAX}
     };
     int status =
         command_options(self, argc, argv, "f:o:n:" RUN_OPTIONS_SHORT, long_options, take, &j);
@@ -352,11 +434,18 @@ int run_calibrate(const struct command *self, int argc, char **argv)
         return command_usage(self, "a text (-f), a folder (-o) and one GGUF file are needed");
     if (j.imatrix_only && j.hessian_options)
         return command_usage(self, "--imatrix-only makes no Hessians");
+    complete(&j);
+    if (j.sequential && j.layers)
+        return command_usage(self, "--sequential goes through all layers");
+    if (j.sequential && !has_factor(&j.hessians, j.sequential))
+        return command_usage(self, "%s takes factors of damping %g%s", j.sequential->name,
+                             (double)j.sequential->damping,
+                             j.sequential->natural ? ", and --natural" : "");
     j.model = argv[optind];
     if (snprintf(j.matrix, sizeof j.matrix, "%s/imatrix.gguf", j.folder) >= (int)sizeof j.matrix)
         return command_fail("%s: %s", j.folder, strerror(ENAMETOOLONG));
-    complete(&j);
     struct run r = {.job = &j, .hessians = &j.hessians};
+    r.observer = (struct observer){see, &r};
     struct error err;
     int rc = make(&r, &err);
     if (!rc)

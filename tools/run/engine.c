@@ -106,6 +106,13 @@ static int place(struct engine *e, const struct run_options *o, struct error *er
         taken += o->takes(o->takes_context, k, all > taken ? all - taken : 0, e->weights.bytes);
     char has[16], takes[16], needs[16];
     least = least < e->weights.bytes ? least : e->weights.bytes;
+    if (e->by_layer && all < taken)
+        return error_set(err, -ENOMEM,
+                         "%s of memory are not enough: a context of %" PRIu32 " and the program"
+                         " take %s, a layer of weights with it",
+                         text_bytes(all, has), e->context, text_bytes(taken, takes));
+    if (e->by_layer)
+        return 0;
     if (all < taken + least)
         return error_set(err, -ENOMEM,
                          "%s of memory are not enough: a context of %" PRIu32 " and the program"
@@ -124,7 +131,7 @@ static int load(struct engine *e, const struct run_options *o, uint32_t context,
     rc = rc ? rc
             : forward_new(&e->model, &e->weights, e->team, e->context, batch, &e->forward, err);
     rc = rc ? rc : place(e, o, err);
-    if (!rc)
+    if (!rc && !e->by_layer)
         expect(e);
     return rc;
 }
@@ -132,7 +139,7 @@ static int load(struct engine *e, const struct run_options *o, uint32_t context,
 int engine_open(struct engine *e, const char *path, const struct run_options *o, uint32_t context,
                 struct error *err)
 {
-    *e = (struct engine){0};
+    *e = (struct engine){.by_layer = o->by_layer};
     int rc = start(e, o->threads, err);
     rc = rc ? rc : weights_open(&e->weights, path, e->backend, err);
     if (!rc) {

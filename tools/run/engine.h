@@ -18,6 +18,7 @@ struct engine {
     struct run_model model;
     struct forward *forward;
     uint32_t context;
+    bool by_layer; /* the weights are left in the file */
     struct plan_rates rates; /* measured: of the file, 0 where all is resident; of memory */
     double expected;         /* tokens a second, of decoding */
 };

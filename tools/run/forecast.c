@@ -125,7 +125,7 @@ static int predict(struct forecast *f, const struct outlook *o, const struct wan
 
 static void set_embedding(struct forecast *f, const struct weight *embedding)
 {
-    f->embedding_bytes = embedding->rows * embedding->row_size;
+    f->embedding_bytes = embedding->units * embedding->unit_size;
     f->embedding_weights = embedding->rows * embedding->cols;
 }
 

@@ -169,6 +169,14 @@ static void multiply_share(void *context, unsigned i, unsigned shares)
     }
 }
 
+/* Whether two matrices of one input take the same activations. */
+static bool same_activations(const struct weight *a, const struct weight *b)
+{
+    if (activation_kind_of(a->format) != activation_kind_of(b->format) || !a->order != !b->order)
+        return false;
+    return !a->order || memcmp(a->order, b->order, a->cols * sizeof *a->order) == 0;
+}
+
 /* Matrices of one kind of activations. */
 static int multiply_kind(struct forward *f, const struct weight *const *weights, size_t count,
                          enum activation_kind kind, const float *x, uint32_t tokens,
@@ -177,7 +185,7 @@ static int multiply_kind(struct forward *f, const struct weight *const *weights,
     struct activations *a = activations_of(f, weights[0]->cols);
     struct put put = {f, a, x, tokens, 0};
     struct multiply m = {f, {.weights = weights, .count = count}, outs, a, 0};
-    int rc = f->backend->activations_begin(f->backend, a, kind, tokens), more = 0;
+    int rc = f->backend->activations_begin(f->backend, a, kind, tokens, weights[0]->order), more = 0;
     if (!rc) {
         run_shares(f, tokens, put_share, &put);
         rc = put.rc;
@@ -197,7 +205,7 @@ static int multiply(struct forward *f, const struct weight *const *weights, size
     int rc = 0;
     for (size_t at = 0, n; !rc && at < count; at += n) {
         enum activation_kind kind = activation_kind_of(weights[at]->format);
-        for (n = 1; at + n < count && activation_kind_of(weights[at + n]->format) == kind;)
+        for (n = 1; at + n < count && same_activations(weights[at], weights[at + n]);)
             n++;
         rc = multiply_kind(f, weights + at, n, kind, x, tokens, outs + at, err);
     }
@@ -488,14 +496,46 @@ static int put_logits(struct forward *f, uint32_t first, uint32_t n, float *logi
     return 0;
 }
 
+static int check_range(const struct forward *f, uint32_t n, uint32_t position, struct error *err)
+{
+    if (n && n <= f->batch && position <= f->context && n <= f->context - position)
+        return 0;
+    return error_set(err, -ERANGE, "position %" PRIu32 " is beyond the context of %" PRIu32,
+                     position + n, f->context);
+}
+
+int forward_embed(struct forward *f, const uint32_t *tokens, uint32_t n, float *x,
+                  struct error *err)
+{
+    int rc = check_range(f, n, 0, err);
+    rc = rc ? rc : embed(f, tokens, n, err);
+    if (!rc)
+        memcpy(x, f->x, (size_t)n * f->model->facts.width * sizeof *x);
+    return rc;
+}
+
+int forward_layer(struct forward *f, uint32_t layer, float *x, uint32_t n, uint32_t position,
+                  struct error *err)
+{
+    size_t size = (size_t)n * f->model->facts.width * sizeof *x;
+    int rc = check_range(f, n, position, err);
+    if (rc)
+        return rc;
+    memcpy(f->x, x, size);
+    set_angles(f, position, n);
+    rc = run_layer(f, layer, position, n, err);
+    memcpy(x, f->x, size);
+    return rc;
+}
+
 int forward_run(struct forward *f, const uint32_t *tokens, uint32_t n, uint32_t position, bool all,
                 float *logits, struct error *err)
 {
-    if (n == 0 || n > f->batch || position > f->context || n > f->context - position)
-        return error_set(err, -ERANGE, "position %" PRIu32 " is beyond the context of %" PRIu32,
-                         position + n, f->context);
+    int rc = check_range(f, n, position, err);
+    if (rc)
+        return rc;
     weights_begin(f->weights);
-    int rc = embed(f, tokens, n, err);
+    rc = embed(f, tokens, n, err);
     set_angles(f, position, n);
     for (uint32_t l = 0; !rc && l < f->model->facts.layers; l++)
         rc = run_layer(f, l, position, n, err);
@@ -549,7 +589,7 @@ static bool allocate(struct forward *f)
               floats(f, &f->v, n, row) && floats(f, &f->mixed, n, (size_t)k->heads * k->head_dim) &&
               floats(f, &f->gate, n, k->ffn) && floats(f, &f->up, n, k->ffn) &&
               floats(f, &f->out, n, k->width) && floats(f, &f->scores, (size_t)team_shares(f->team) * (k->heads / k->kv_heads), f->context);
-    ok = ok && (f->row = malloc(f->model->embedding.row_size));
+    ok = ok && (f->row = malloc(f->model->embedding.unit_size));
     for (int i = 0; i < 2; i++)
         ok = ok && floats(f, &f->cosines[i], n, half) && floats(f, &f->sines[i], n, half) &&
              floats(f, &f->frequencies[i], half, 1);

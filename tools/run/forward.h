@@ -27,6 +27,17 @@ uint64_t forward_bytes(const struct forward *f);
 int forward_run(struct forward *f, const uint32_t *tokens, uint32_t n, uint32_t position, bool all,
                 float *logits, struct error *err);
 
+/* ---- a layer at a time ---- */
+
+/* What the first layer is given: x [n][width]. -EINVAL for a token that is not in the vocabulary. */
+int forward_embed(struct forward *f, const uint32_t *tokens, uint32_t n, float *x,
+                  struct error *err);
+
+/* Runs one layer over x [n][width], in place; all its matrices are resident. Positions as above, of
+ * each layer on its own. */
+int forward_layer(struct forward *f, uint32_t layer, float *x, uint32_t n, uint32_t position,
+                  struct error *err);
+
 /* ---- what matrices are multiplied with ---- */
 
 struct observer {

@@ -39,7 +39,7 @@ uint64_t hessians_fit(struct hessians *h, const struct facts *f, uint64_t room, 
         budget = room - weights;
     uint64_t fit = budget > work ? (budget - work) / layer : 0;
     uint32_t end = h->end < f->layers ? h->end : f->layers;
-    uint32_t wanted = end > h->first ? end - h->first : 1;
+    uint32_t wanted = end > h->first && !h->one_by_one ? end - h->first : 1;
     if (!h->kind_count)
         return 0;
     h->at_once = fit < 1 ? 1 : fit < wanted ? (uint32_t)fit : wanted;

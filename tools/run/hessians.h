@@ -17,6 +17,7 @@ struct hessians {
     struct factor_kind kinds[2 * DAMPINGS_MAX + 1]; /* files of each input */
     size_t kind_count;                              /* 0: nothing is wanted */
     uint32_t first, end;                            /* layers */
+    bool one_by_one;                                /* no two layers at once */
     uint32_t at_once;                               /* layers that there is memory for */
     unsigned threads;                               /* that factor */
     const struct facts *facts;

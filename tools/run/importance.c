@@ -63,6 +63,16 @@ void importance_add(struct importance *m, uint32_t layer, enum layer_input input
             squares[c] += (double)x[t * cols + c] * (double)x[t * cols + c];
 }
 
+void importance_weights(const struct importance *m, uint32_t layer, enum layer_input input,
+                        uint32_t part, float *out)
+{
+    const struct sums *s = sums_of(m, layer, input);
+    size_t cols = input_cols(m->facts, input);
+    float tokens = (float)s->tokens[part];
+    for (size_t c = 0; c < cols; c++)
+        out[c] = tokens == 0 ? 1 : (float)s->squares[part * cols + c] / tokens;
+}
+
 /* ---- the file ---- */
 
 /* A matrix, and the sums that its columns have. */

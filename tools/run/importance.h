@@ -30,6 +30,10 @@ void importance_free(struct importance *m);
 void importance_add(struct importance *m, uint32_t layer, enum layer_input input, uint32_t part,
                     const float *x, uint32_t tokens);
 
+/* The weights [cols] that encoders get of it, as codec/imatrix.h reads them from the file. */
+void importance_weights(const struct importance *m, uint32_t layer, enum layer_input input,
+                        uint32_t part, float *out);
+
 /* What it was collected from. */
 struct importance_origin {
     const char *dataset;

@@ -24,6 +24,9 @@ struct run_options {
      * NULL: nothing to speak of. */
     uint64_t (*takes)(void *context, const struct facts *f, uint64_t room, uint64_t weights);
     void *takes_context;
+    /* The command holds a layer's matrices at a time, which is part of what it takes: none is
+     * loaded for it. */
+    bool by_layer;
 };
 
 #define RUN_OPTIONS_SHORT "c:t:qh"

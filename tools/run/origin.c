@@ -16,20 +16,21 @@ enum { VERSION = 1, TEXT_SIZE = 256 };
 _Static_assert(ORIGIN_SIZE == crypto_hash_sha256_BYTES, "it is a SHA-256");
 
 void origin_of(const struct source *model, const struct gguf_vocab *v, struct token_ids *ids,
-               uint32_t chunk_size, uint32_t chunks, struct origin *out)
+               struct origin *o)
 {
     crypto_hash_sha256_state state;
     const struct source_identity *id = source_identity(model);
-    *out = (struct origin){.chunk_size = chunk_size, .chunks = chunks};
     crypto_hash_sha256_init(&state);
     const uint64_t file[] = {id->inode, id->size, (uint64_t)id->mtime_ns, (uint64_t)id->ctime_ns};
     crypto_hash_sha256_update(&state, (const void *)file, sizeof file);
-    const uint32_t shape[] = {chunk_size, chunks};
+    const uint32_t shape[] = {o->chunk_size, o->chunks};
     crypto_hash_sha256_update(&state, (const void *)shape, sizeof shape);
-    for (uint32_t c = 0; c < chunks; c++)
-        crypto_hash_sha256_update(&state, (const void *)chunks_get(v, ids, chunk_size, c),
-                                  chunk_size * sizeof(uint32_t));
-    crypto_hash_sha256_final(&state, out->digest);
+    for (uint32_t c = 0; c < o->chunks; c++)
+        crypto_hash_sha256_update(&state, (const void *)chunks_get(v, ids, o->chunk_size, c),
+                                  o->chunk_size * sizeof(uint32_t));
+    if (o->sequential)
+        crypto_hash_sha256_update(&state, (const void *)o->sequential, strlen(o->sequential));
+    crypto_hash_sha256_final(&state, o->digest);
 }
 
 static void describe(const struct origin *o, char *text)
@@ -38,8 +39,9 @@ static void describe(const struct origin *o, char *text)
     sodium_bin2hex(digest, sizeof digest, o->digest, sizeof o->digest);
     snprintf(text, TEXT_SIZE,
              "{\"version\": %d, \"origin\": \"%s\", \"chunk_size\": %" PRIu32
-             ", \"chunks\": %" PRIu32 "}\n",
-             VERSION, digest, o->chunk_size, o->chunks);
+             ", \"chunks\": %" PRIu32 "%s%s%s}\n",
+             VERSION, digest, o->chunk_size, o->chunks, o->sequential ? ", \"sequential\": \"" : "",
+             o->sequential ? o->sequential : "", o->sequential ? "\"" : "");
 }
 
 static int compare(const char *path, const char *wanted, struct error *err)
@@ -50,7 +52,8 @@ static int compare(const char *path, const char *wanted, struct error *err)
     if (rc)
         return rc;
     if (size != strlen(wanted) || memcmp(there, wanted, size) != 0)
-        rc = error_set(err, -EEXIST, "%s is of another model, text or number of tokens", path);
+        rc = error_set(err, -EEXIST, "%s is of another model, text, number of tokens or format",
+                       path);
     free(there);
     return rc;
 }

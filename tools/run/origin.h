@@ -14,12 +14,14 @@ enum { ORIGIN_SIZE = 32 };
 
 struct origin {
     uint32_t chunk_size, chunks;
+    const char
+        *sequential; /* the format in which each layer sees those before it; NULL: as they are */
     uint8_t digest[ORIGIN_SIZE];
 };
 
-/* Of a model's file and the first chunks of a text. */
+/* Of a model's file and the first chunks of a text, which stand in o with the format already. */
 void origin_of(const struct source *model, const struct gguf_vocab *v, struct token_ids *ids,
-               uint32_t chunk_size, uint32_t chunks, struct origin *out);
+               struct origin *o);
 
 /* Writes it into a folder that has none. -EEXIST where the folder has another one. */
 int origin_settle(const struct origin *o, const char *folder, struct error *err);

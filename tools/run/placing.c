@@ -40,12 +40,12 @@ int weights_blocks(struct weights *w, double expert_share, struct error *err)
         if (i == 0 || !same_block(w->order[i - 1], m))
             w->blocks[w->block_count++] = (struct plan_block){
                 .layer = m->layer, .experts = experts, .share = experts ? expert_share : 1};
-        w->blocks[w->block_count - 1].bytes += m->rows * m->row_size;
+        w->blocks[w->block_count - 1].bytes += m->units * m->unit_size;
     }
     return 0;
 }
 
-/* Gives each weight its rows of what is resident of its block; returns the bytes of all of them. */
+/* Gives each weight its units of what is resident of its block; returns the bytes of all of them. */
 static uint64_t share_out(struct weights *w)
 {
     uint64_t at = 0, left = 0;
@@ -54,11 +54,11 @@ static uint64_t share_out(struct weights *w)
         struct weight *m = w->order[i];
         if (i == 0 || !same_block(w->order[i - 1], m))
             left = w->blocks[block++].resident;
-        uint64_t rows = left / m->row_size;
-        m->resident_rows = rows < m->rows ? rows : m->rows;
-        left -= m->resident_rows * m->row_size;
-        w->resident_bytes += m->resident_rows * m->row_size;
-        at += (m->resident_rows * m->row_size + RUN_ALIGNMENT - 1) / RUN_ALIGNMENT * RUN_ALIGNMENT;
+        uint64_t units = left / m->unit_size;
+        m->resident_units = units < m->units ? units : m->units;
+        left -= m->resident_units * m->unit_size;
+        w->resident_bytes += m->resident_units * m->unit_size;
+        at += (m->resident_units * m->unit_size + RUN_ALIGNMENT - 1) / RUN_ALIGNMENT * RUN_ALIGNMENT;
     }
     return at;
 }
@@ -87,7 +87,7 @@ static int load_resident(struct weights *w, struct error *err)
     progress_begin(&progress, "loading", NULL, w->resident_bytes);
     for (size_t i = 0; !rc && i < w->count; i++) {
         struct weight *m = w->order[i];
-        uint64_t bytes = m->resident_rows * m->row_size;
+        uint64_t bytes = m->resident_units * m->unit_size;
         m->resident = (uint8_t *)w->memory + at;
         rc = load_rows(w, (uint8_t *)w->memory + at, m->offset, bytes, &progress, err);
         at += (bytes + RUN_ALIGNMENT - 1) / RUN_ALIGNMENT * RUN_ALIGNMENT;
@@ -98,9 +98,9 @@ static int load_resident(struct weights *w, struct error *err)
 
 /* ---- what is not ---- */
 
-static uint64_t rows_of_piece(const struct weight *m, uint64_t target)
+static uint64_t units_of_piece(const struct weight *m, uint64_t target)
 {
-    return target > m->row_size ? target / m->row_size : 1;
+    return target > m->unit_size ? target / m->unit_size : 1;
 }
 
 /* Of a ring whose pieces have about this many bytes, or are tiles. */
@@ -108,7 +108,7 @@ static uint64_t slot_size(const struct weights *w, uint64_t target)
 {
     uint64_t most = 0;
     for (size_t i = 0; i < w->count; i++) {
-        uint64_t size = rows_of_piece(w->order[i], target) * w->order[i]->row_size;
+        uint64_t size = units_of_piece(w->order[i], target) * w->order[i]->unit_size;
         most = size > most ? size : most;
     }
     for (size_t i = 0; i < w->tiles.extents.count; i++)
@@ -122,19 +122,19 @@ uint64_t weights_ring_least(const struct weights *w)
     return SLOTS_LEAST * slot_size(w, PIECE_SMALL);
 }
 
-/* Rows of the piece that begins at a row: those of the tile that begins there; else so many that the
+/* Units of the piece that begins at one: those of the tile that begins there; else so many that the
  * next piece can be a tile. */
-static uint64_t rows_from(const struct weights *w, const struct weight *m, uint64_t row, uint64_t n)
+static uint64_t units_from(const struct weights *w, const struct weight *m, uint64_t unit, uint64_t n)
 {
-    uint64_t offset = m->offset + row * m->row_size, left = m->rows - row;
+    uint64_t offset = m->offset + unit * m->unit_size, left = m->units - unit;
     const struct extent *tile = extents_file_find(&w->tiles, offset);
-    uint64_t rows = left < n ? left : n;
+    uint64_t units = left < n ? left : n;
     if (!tile)
-        return rows;
+        return units;
     uint64_t until = tile->offset > offset ? tile->offset - offset : tile->length;
-    if (until % m->row_size || until / m->row_size > left)
-        return rows;
-    return tile->offset == offset || until / m->row_size < rows ? until / m->row_size : rows;
+    if (until % m->unit_size || until / m->unit_size > left)
+        return units;
+    return tile->offset == offset || until / m->unit_size < units ? until / m->unit_size : units;
 }
 
 static struct piece *add_piece(struct weights *w)
@@ -155,13 +155,13 @@ static int cut(struct weights *w, uint64_t target)
     for (size_t i = 0; i < w->count; i++) {
         struct weight *m = w->order[i];
         m->piece = w->piece_count;
-        for (uint64_t row = m->resident_rows, rows; row < m->rows; row += rows) {
+        for (uint64_t unit = m->resident_units, n; unit < m->units; unit += n) {
             struct piece *p = add_piece(w);
             if (!p)
                 return -ENOMEM;
-            rows = rows_from(w, m, row, rows_of_piece(m, target));
-            *p = (struct piece){.offset = m->offset + row * m->row_size,
-                                .size = (uint32_t)(rows * m->row_size),
+            n = units_from(w, m, unit, units_of_piece(m, target));
+            *p = (struct piece){.offset = m->offset + unit * m->unit_size,
+                                .size = (uint32_t)(n * m->unit_size),
                                 .layer = m->layer,
                                 .expert = m->expert};
         }

@@ -18,6 +18,10 @@ void report_plan(const struct engine *e, FILE *out)
     double passing = plan_streamed(w->blocks, w->block_count);
     fprintf(out, "# %s, %u threads; context %" PRIu32 " (%s)\n", e->backend->name,
             team_size(e->team), e->context, text_bytes(forward_bytes(e->forward), rest));
+    if (e->by_layer) {
+        fprintf(out, "# weights: %s, read a layer at a time\n", text_bytes(w->bytes, all));
+        return;
+    }
     if (!w->ring)
         fprintf(out, "# weights: %s, all resident\n", text_bytes(w->bytes, all));
     else

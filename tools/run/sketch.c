@@ -3,7 +3,6 @@
 
 #include "codec/config.h"
 #include "codec/model.h"
-#include "codec/spqr/format.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -232,14 +231,11 @@ static struct weight pack(const struct sketch_tensor *t, const struct format *fo
                        .expert = t->experts ? 0 : PIECE_ALWAYS};
     if (format && bits > 0 && strncmp(t->name, "blk.", 4) == 0) {
         m.format = NULL;
-        m.row_size = (uint64_t)ceil((double)t->cols * bits / 8);
-    } else if (m.format->stripe_bits) {
-        struct spqr_layout layout = {0};
-        spqr_format_layout(m.format, m.cols, &layout, NULL);
-        m.format = NULL;
-        m.row_size = layout.stripe_size / SPQR_ROWS; /* which is its share of a stripe */
+        m.units = m.rows;
+        m.unit_rows = 1;
+        m.unit_size = (uint64_t)ceil((double)t->cols * bits / 8);
     } else {
-        format_bytes(m.format, m.cols, &m.row_size); /* cols are below 2^20 */
+        weight_set_units(&m); /* cols are below 2^20 */
     }
     return m;
 }

@@ -2,13 +2,14 @@
 #include "tools/run/weights.h"
 
 #include "codec/gguf_model.h"
+#include "codec/spqr/format.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROW_MAX = 64 << 20 };
+enum { UNIT_MAX = 64 << 20 };
 
 static const struct beneath anywhere = {AT_FDCWD, true};
 
@@ -78,12 +79,34 @@ static int describe(const struct weights *w, const char *name, uint32_t part, st
                            .rows = t->shape[t->ndim - 2],
                            .cols = t->shape[t->ndim - 1],
                            .expert = t->ndim == 3 ? part : PIECE_ALWAYS};
-    if (!format_bytes(out->format, out->cols, &out->row_size) || out->row_size > ROW_MAX)
+    if (!weight_set_units(out) || out->unit_size > UNIT_MAX)
         return error_set(err, -EINVAL, "tensor \"%s\" has rows of %" PRIu64 " weights", name,
                          out->cols);
     /* below the tensor's size, which the parser of the header has checked */
-    out->offset = t->offset + part * out->rows * out->row_size;
+    out->offset = t->offset + part * out->units * out->unit_size;
     return 0;
+}
+
+/* The order of a matrix's columns: behind all stripes of the tensor, one for each of its matrices. */
+static int read_order(struct weights *w, const char *name, uint32_t part, struct weight *m,
+                      struct error *err)
+{
+    const struct tensor *t = find(w, name);
+    uint64_t matrices = t->ndim == 3 ? t->shape[0] : 1;
+    struct spqr_layout l;
+    int rc = spqr_format_layout(m->format, m->cols, &l, err);
+    if (rc)
+        return rc;
+    uint64_t size = l.columns * l.index_size;
+    uint64_t at = t->offset + matrices * m->units * m->unit_size + part * size;
+    uint8_t *data = malloc(size);
+    uint32_t *order = arena_array(&w->arena, l.columns, sizeof *order);
+    rc = data && order ? source_read(w->file, data, at, size, err)
+                       : error_set(err, -ENOMEM, "out of memory");
+    rc = rc ? rc : spqr_order_parse(&l, data, size, order, err);
+    free(data);
+    m->order = order;
+    return rc ? error_prefix(err, rc, "tensor \"%s\"", name) : 0;
 }
 
 int weights_add(struct weights *w, const struct weight *matrix, const struct weight **out,
@@ -102,7 +125,7 @@ int weights_add(struct weights *w, const struct weight *matrix, const struct wei
         return error_set(err, -ENOMEM, "out of memory");
     *weight = *matrix;
     w->order[w->count++] = weight;
-    w->bytes += weight->rows * weight->row_size;
+    w->bytes += weight->units * weight->unit_size;
     *out = weight;
     return 0;
 }
@@ -112,19 +135,25 @@ int weights_matrix(struct weights *w, const char *name, uint32_t layer, uint32_t
 {
     struct weight described;
     int rc = describe(w, name, part, &described, err);
+    if (!rc && described.format->stripe_bits)
+        rc = read_order(w, name, part, &described, err);
     described.layer = layer;
     return rc ? rc : weights_add(w, &described, out, err);
 }
 
 int weights_table(struct weights *w, const char *name, struct weight *out, struct error *err)
 {
-    return describe(w, name, 0, out, err);
+    int rc = describe(w, name, 0, out, err);
+    if (!rc && out->unit_rows > 1)
+        rc = error_set(err, -ENOTSUP, "tensor \"%s\": rows of %s cannot be had one by one", name,
+                       out->format->title);
+    return rc;
 }
 
 int weights_row(struct weights *w, const struct weight *table, uint64_t row, void *out,
                 struct error *err)
 {
-    return source_read(w->file, out, table->offset + row * table->row_size, table->row_size, err);
+    return source_read(w->file, out, table->offset + row * table->unit_size, table->unit_size, err);
 }
 
 int weights_vector(struct weights *w, const char *name, uint64_t n, const float **out,
@@ -183,12 +212,20 @@ void weights_choose(struct weights *w, uint32_t layer, const bool *chosen)
         ring_choose(w->ring, layer, chosen);
 }
 
-/* The next rows of a weight; no data where they have not landed and nobody wants to wait. */
+/* Some units, as rows; the last may stand for fewer than it has room for. */
+static struct row_run run_of(const struct weight *m, const void *data, uint64_t first, uint64_t count)
+{
+    uint64_t row = first * m->unit_rows, left = m->rows - row, rows = count * m->unit_rows;
+    return (struct row_run){data, row, rows < left ? rows : left};
+}
+
+/* The next units of a weight; no data where they have not landed and nobody wants to wait. */
 static int next_run(struct weights *w, struct taking *t, const struct weight *m,
                     struct row_run *run, struct error *err)
 {
-    if (t->row < m->resident_rows) {
-        *run = (struct row_run){m->resident, 0, m->resident_rows};
+    if (t->unit < m->resident_units) {
+        *run = run_of(m, m->resident, 0, m->resident_units);
+        t->unit = m->resident_units;
         return 0;
     }
     const uint8_t *data;
@@ -198,7 +235,9 @@ static int next_run(struct weights *w, struct taking *t, const struct weight *m,
         run->data = NULL;
         return rc;
     }
-    *run = (struct row_run){data, t->row, w->pieces[piece].size / m->row_size};
+    uint64_t units = w->pieces[piece].size / m->unit_size;
+    *run = run_of(m, data, t->unit, units);
+    t->unit += units;
     t->piece++;
     t->taken++;
     return 0;
@@ -209,9 +248,9 @@ int weights_take(struct weights *w, struct taking *t, struct error *err)
     t->portion_count = t->taken = 0;
     while (t->at < t->count && t->portion_count < TAKING_RUNS) {
         const struct weight *m = t->weights[t->at];
-        if (t->row == m->rows) {
+        if (t->unit == m->units) {
             t->at++;
-            t->row = t->piece = 0;
+            t->unit = t->piece = 0;
             continue;
         }
         struct row_run run;
@@ -221,7 +260,6 @@ int weights_take(struct weights *w, struct taking *t, struct error *err)
         if (!run.data)
             break;
         t->portions[t->portion_count++] = (struct portion){t->at, run};
-        t->row = run.first + run.count;
     }
     return t->portion_count > 0;
 }

@@ -12,6 +12,7 @@
 #define TOOLS_RUN_WEIGHTS_H
 
 #include "codec/gguf_vocab.h"
+#include "codec/spqr/format.h"
 #include "fs/container.h"
 #include "kernels/backend.h"
 #include "tools/run/extents_file.h"
@@ -21,13 +22,24 @@
 /* A matrix of the file. */
 struct weight {
     const struct format *format;
-    uint64_t rows, cols, row_size; /* row_size: bytes */
-    uint64_t offset;               /* in the file */
-    uint32_t layer, expert;        /* expert: PIECE_ALWAYS for none */
-    uint64_t resident_rows;        /* the first so many are in memory */
+    uint64_t rows, cols;
+    uint64_t units, unit_size; /* that are read as a whole, and the bytes of one: */
+    uint64_t unit_rows;        /* a row, or a stripe of 16 */
+    const uint32_t *order;     /* the column at each place (arena); NULL: as they stand */
+    uint64_t offset;           /* in the file */
+    uint32_t layer, expert;    /* expert: PIECE_ALWAYS for none */
+    uint64_t resident_units;   /* the first so many are in memory */
     const void *resident;
     size_t piece; /* where the others begin among the pieces */
 };
+
+/* Sets the units of a weight whose format and shape are known. False where it cannot have them. */
+static inline bool weight_set_units(struct weight *m)
+{
+    bool good = format_unit(m->format, m->cols, &m->unit_rows, &m->unit_size);
+    m->units = m->rows / m->unit_rows + (m->rows % m->unit_rows != 0);
+    return good;
+}
 
 /* How weights may be placed. */
 struct placing {
@@ -125,10 +137,10 @@ struct taking {
     const struct weight *const *weights;
     size_t count;
     size_t at, piece; /* weight, the next of its pieces, */
-    uint64_t row;     /* and the row where it goes on */
+    uint64_t unit;    /* and the unit where it goes on */
     struct portion {
         size_t weight;
-        struct row_run run;
+        struct row_run run; /* of rows */
     } portions[TAKING_RUNS]; /* in memory now */
     size_t portion_count;
     size_t taken; /* pieces of the ring among them */
