@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 
+import gptq
 import models
 import numpy as np
 import pictures
@@ -24,10 +25,12 @@ EMBEDDING = "model.embed_tokens.weight"
 
 def decoded(folder, form, shape):
     """The weights of a form, by readers that share nothing with the program."""
-    packed = (folder / form).read_bytes()
-    if form.startswith("spqr"):
-        return spqr.decode(packed, int(form[4]), *shape).weights
-    return reference.dequantize(packed, form.upper(), shape)
+    packed, kind = (folder / form).read_bytes(), form.removesuffix("-guided")
+    if kind.startswith("spqr"):
+        return spqr.decode(packed, int(kind[4]), *shape).weights
+    if kind.startswith("gptq"):
+        return gptq.decode(packed, kind.removeprefix("gptq"), *shape)[0]
+    return reference.dequantize(packed, kind.upper(), shape)
 
 
 def check_picture(path, numbers):
@@ -218,14 +221,18 @@ def test_errors_where_columns_have_an_order(mount, calibration):
     check_picture(folder / DOWN / "spqr3.error.png", off)
 
 
-def test_errors_are_weighted_by_importance(mount):
-    imatrix = DATA / "demo-llama.imatrix.gguf"
-    folder = mount(DATA / "demo-llama", f"imatrix={imatrix}") / "demo-llama" / "tensors"
+@pytest.mark.parametrize("own", [False, True])
+def test_errors_are_weighted_by_importance(mount, calibration, own):
+    """A calibration's own goes before another."""
+    given = DATA / "demo-llama.imatrix.gguf"
+    imatrix = calibration / "imatrix.gguf" if own else given
+    options = [f"imatrix={given}"] + [f"calibration={calibration}"] * own
+    folder = mount(DATA / "demo-llama", *options) / "demo-llama" / "tensors"
     weights = reference.read_model(DATA / "demo-llama")[DOWN]
     entries = {tensor.name: tensor.data for tensor in reference.gguf.GGUFReader(imatrix).tensors}
     name = "blk.1.ffn_down.weight"
     importance = entries[f"{name}.in_sum2"].ravel() / entries[f"{name}.counts"].ravel()
-    for form in ("q4_k", "q2_k", "spqr3"):
+    for form in ["q4_k", "q2_k", "spqr3", "gptq4-g128"] + ["q3_k-guided"] * own:
         off = decoded(folder / DOWN, form, weights.shape).astype(np.float64) - weights
         told = json.loads((folder / DOWN / f"{form}.error.json").read_text())
         assert told["weighted_loss"] == pytest.approx((off ** 2 * importance).sum(), rel=1e-6)
