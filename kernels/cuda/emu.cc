@@ -350,11 +350,12 @@ void emu_global(const void *p, size_t size, const char *file, int line)
     aligned_check(p, size, at);
     auto next = now->given.upper_bound((uintptr_t)p);
     if (next == now->given.begin())
-        fault(at, "%zu bytes before all memory that was given", size);
+        fault(at, "%zu bytes outside of the memory that was given", size);
     auto range = std::prev(next);
     size_t offset = (uintptr_t)p - range->first;
     if (offset > range->second || size > range->second - offset)
-        fault(at, "%zu bytes at %zu of a memory of %zu", size, offset, range->second);
+        fault(at, "%zu bytes outside of the memory that was given: at %zu of %zu", size, offset,
+              range->second);
     note(p, size, false, at);
 }
 
@@ -466,7 +467,7 @@ void emu_copy_start(void *shared, const void *global, const char *file, int line
 
 void emu_copies_commit(void) { now->fibers[now->thread].groups++; }
 
-/* Only now do they arrive. */
+/* Only now do they arrive, and for others behind the next barrier. */
 void emu_copies_wait(size_t but)
 {
     struct fiber *f = &now->fibers[now->thread];
@@ -474,8 +475,10 @@ void emu_copies_wait(size_t but)
     for (const struct copy &c : f->copies)
         if (arrived(c)) {
             memcpy(c.to, c.from, 16);
-            for (struct shadow *s = now->shadow + (c.to - now->shared), *end = s + 16; s < end; s++)
+            for (struct shadow *s = now->shadow + (c.to - now->shared), *end = s + 16; s < end; s++) {
                 s->on_its_way = false;
+                touch(&s->write, true);
+            }
         }
     f->copies.erase(std::remove_if(f->copies.begin(), f->copies.end(), arrived), f->copies.end());
 }

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 #ifndef __x86_64__
 #include <ucontext.h>
@@ -104,7 +104,7 @@ __asm__(".text\n"
         "    ret\n"
         ".size emu_stack_switch, . - emu_stack_switch\n");
 
-void emu_fiber_start(struct emu_context *fiber, void (*run)(void))
+static void stack_start(struct emu_context *fiber)
 {
     /* Six registers, the entry to return to, and a return address that it has not; at the entry the
      * stack is where a call leaves it, 8 bytes off a multiple of 16. */
@@ -112,8 +112,6 @@ void emu_fiber_start(struct emu_context *fiber, void (*run)(void))
     memset(top, 0, 8 * sizeof *top);
     top[6] = (void *)emu_fiber_entry;
     fiber->top = top;
-    fiber->run = run;
-    fiber->fake_stack = NULL;
 }
 
 static void stack_switch(struct emu_context *from, struct emu_context *to)
@@ -123,14 +121,12 @@ static void stack_switch(struct emu_context *from, struct emu_context *to)
 
 #else
 
-void emu_fiber_start(struct emu_context *fiber, void (*run)(void))
+static void stack_start(struct emu_context *fiber)
 {
     getcontext(&fiber->context);
     fiber->context.uc_stack.ss_sp = fiber->stack;
     fiber->context.uc_stack.ss_size = fiber->size;
     makecontext(&fiber->context, emu_fiber_entry, 0);
-    fiber->run = run;
-    fiber->fake_stack = NULL;
 }
 
 static void stack_switch(struct emu_context *from, struct emu_context *to)
@@ -139,6 +135,17 @@ static void stack_switch(struct emu_context *from, struct emu_context *to)
 }
 
 #endif
+
+void emu_fiber_start(struct emu_context *fiber, void (*run)(void))
+{
+#ifdef __SANITIZE_ADDRESS__
+    /* Of those that ran here before and never returned. */
+    __asan_unpoison_memory_region(fiber->stack, fiber->size);
+#endif
+    fiber->run = run;
+    fiber->fake_stack = NULL;
+    stack_start(fiber);
+}
 
 void emu_switch(struct emu_context *from, struct emu_context *to, bool ends)
 {

@@ -2,5 +2,9 @@
  *
  * All kernels, for one module of a GPU and for the emulator.
  */
+#include "kernels/cuda/gemv_q2_k.cu"
+#include "kernels/cuda/gemv_q3_k.cu"
 #include "kernels/cuda/gemv_q4_k.cu"
+#include "kernels/cuda/gemv_q5_k.cu"
+#include "kernels/cuda/gemv_q6_k.cu"
 #include "kernels/cuda/quantize.cu"

@@ -34,6 +34,14 @@ struct lane_levels {
     uint32_t q[8], sums[4];
 };
 
+/* Sixteen levels from number `at` on, a multiple of 16. */
+DEVICE void load_levels(const struct activation_planes *x, size_t at, uint32_t *out)
+{
+    struct words4 q = load16(x->levels + at);
+    for (int i = 0; i < 4; i++)
+        out[i] = q.w[i];
+}
+
 /* v[0 .. 2 * half - 1] of this lane and of lane ^ mask become half sums: the first ones where the
  * lane's bit is 0. */
 DEVICE void sums_halve(int *v, int half, uint32_t mask)

@@ -17,7 +17,7 @@
 
 #include <cmocka.h>
 
-emu_kernel_fn quantize_256, quantize_32, gemv_q4_k;
+emu_kernel_fn quantize_256, quantize_32, gemv_q2_k, gemv_q3_k, gemv_q4_k, gemv_q5_k, gemv_q6_k;
 
 static struct emu *emu;
 
@@ -144,7 +144,11 @@ static const struct product {
     emu_kernel_fn *gemv;
     uint32_t rows; /* of a block */
 } products[] = {
+    {FORMAT_Q2_K, gemv_q2_k, GEMV_ROWS_256},
+    {FORMAT_Q3_K, gemv_q3_k, GEMV_ROWS_256},
     {FORMAT_Q4_K, gemv_q4_k, GEMV_ROWS_256},
+    {FORMAT_Q5_K, gemv_q5_k, GEMV_ROWS_256},
+    {FORMAT_Q6_K, gemv_q6_k, GEMV_ROWS_256},
 };
 
 static void multiply_cpu(const struct format *f, const uint8_t *packed, const float *x,
