@@ -41,9 +41,10 @@ struct q3_k {
                                   int *sums)
     {
         uint32_t h = l / 4, c = l % 4, low[2], third[2], packed[3], dots[4];
-        load_even<2>(block + 8 * c, third);
-        load_even<2>(block + 32 + 8 * l, low);
-        load_even<3>(block + 96, packed);
+        struct even_block even = even_block_at(block);
+        load_even<2>(even, 8 * c, third);
+        load_even<2>(even, 32 + 8 * l, low);
+        load_even<3>(even, 96, packed);
         uint32_t scales = scales_q3_k(packed, h, c / 2);
         third[0] = third[0] >> 4 * h << 2;
         third[1] = third[1] >> 4 * h << 2;

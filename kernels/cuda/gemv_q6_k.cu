@@ -31,9 +31,10 @@ struct q6_k {
                                   int *sums)
     {
         uint32_t h = l / 4, c = l % 4, low_bits[4], top_bits[4];
-        int first = (int)x->sums[0], second = (int)x->sums[1];
-        load_even<4>(block + 16 * l, low_bits);
-        load_even<4>(block + 128 + 32 * h + 16 * (c % 2), top_bits);
+        struct even_block even = even_block_at(block);
+    int first = (int)x->sums[0], second = (int)x->sums[1];
+        load_even<4>(even, 16 * l, low_bits);
+        load_even<4>(even, 128 + 32 * h + 16 * (c % 2), top_bits);
         for (int i = 0; i < 4; i++) {
             uint32_t top = top_bits[i] >> c / 2 * 2;
             first = dp4a_us((low_bits[i] & 0x0f0f0f0f) | (top << 4 & 0x30303030), x->q[i], first);

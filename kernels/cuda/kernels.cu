@@ -4,7 +4,9 @@
  */
 #include "kernels/cuda/gemv_q2_k.cu"
 #include "kernels/cuda/gemv_q3_k.cu"
+#include "kernels/cuda/gemv_q4_0.cu"
 #include "kernels/cuda/gemv_q4_k.cu"
 #include "kernels/cuda/gemv_q5_k.cu"
 #include "kernels/cuda/gemv_q6_k.cu"
+#include "kernels/cuda/gemv_q8_0.cu"
 #include "kernels/cuda/quantize.cu"

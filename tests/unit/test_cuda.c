@@ -17,7 +17,8 @@
 
 #include <cmocka.h>
 
-emu_kernel_fn quantize_256, quantize_32, gemv_q2_k, gemv_q3_k, gemv_q4_k, gemv_q5_k, gemv_q6_k;
+emu_kernel_fn quantize_256, quantize_32, gemv_q2_k, gemv_q3_k, gemv_q4_k, gemv_q5_k, gemv_q6_k,
+    gemv_q4_0, gemv_q8_0;
 
 static struct emu *emu;
 
@@ -149,6 +150,8 @@ static const struct product {
     {FORMAT_Q4_K, gemv_q4_k, GEMV_ROWS_256},
     {FORMAT_Q5_K, gemv_q5_k, GEMV_ROWS_256},
     {FORMAT_Q6_K, gemv_q6_k, GEMV_ROWS_256},
+    {FORMAT_Q4_0, gemv_q4_0, GEMV_ROWS_32},
+    {FORMAT_Q8_0, gemv_q8_0, GEMV_ROWS_32},
 };
 
 static void multiply_cpu(const struct format *f, const uint8_t *packed, const float *x,
@@ -191,7 +194,7 @@ static void multiply_check(const struct product *p, struct random *r, const floa
 
 static void test_products(void **state)
 {
-    static const uint32_t rows[] = {1, 2, 5, 16, 35}, blocks[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 17};
+    static const uint32_t rows[] = {1, 2, 5, 16, 35}, blocks[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 17};
     static float x[17 * 256];
     struct random r = {33};
     (void)state;
