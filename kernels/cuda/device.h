@@ -33,7 +33,7 @@ struct words4 {
 /* KERNEL(name, struct arguments, threads of a block) { ... a->member ... } */
 #define KERNEL(name, type, threads)                                                                \
     DEVICE void name##_body(const type *a);                                                        \
-    extern "C" __global__ void __launch_bounds__(threads, 768 / (threads))     \
+    extern "C" __global__ void __launch_bounds__(threads, 512 / (threads))     \
         name(const type arguments)               \
     {                                                                                              \
         name##_body(&arguments);                                                                   \

@@ -36,7 +36,7 @@ struct quantize_args {
 /* Names: gemv_q4_k, ... out[r] = row r times x, for the rows of one run, packed one behind the other
  * from a multiple of 16 bytes on. cols is a multiple of the format's block, x of its kind.
  *
- * GEMV_THREADS; ceil(rows / rows of a block) blocks, which the enum has for each kind. */
+ * GEMV_THREADS; ceil(rows / GEMV_ROWS_256) blocks for the K formats, GEMV_ROWS_32 for the others. */
 enum {
     GEMV_WARPS = 4,
     GEMV_THREADS = 32 * GEMV_WARPS,
@@ -48,6 +48,90 @@ struct gemv_args {
     struct activation_planes x;
     float *out;
     uint32_t row_count, cols;
+};
+
+/* Names: gemv_f16, gemv_bf16, gemv_f32. The same for plain floats; cols is a multiple of 16, and x
+ * floats at a multiple of 16 bytes.
+ *
+ * GEMV_THREADS; ceil(rows / GEMV_ROWS_FLOATS) blocks. */
+enum { GEMV_ROWS_FLOATS = 16 * GEMV_WARPS };
+struct gemv_floats_args {
+    const uint8_t *rows;
+    const float *x;
+    float *out;
+    uint32_t row_count, cols;
+};
+
+/* Names: add (x += y), silu_gate (x = silu(x) * y).
+ *
+ * ELEMENT_THREADS, one for each element. */
+enum { ELEMENT_THREADS = 128 };
+struct pair_args {
+    float *x;
+    const float *y;
+    uint32_t count;
+};
+
+/* Name: rope. Turns `pairs` pairs of each head of x[heads][dim] by the angles of the token: elements
+ * 2 i and 2 i + 1, or i and i + pairs where halves is set. cosines and sines: [pairs].
+ *
+ * ELEMENT_THREADS, one for each of heads * pairs. */
+struct rope_args {
+    float *x;
+    const float *cosines, *sines;
+    uint32_t heads, dim, pairs, halves;
+};
+
+/* Name: remember. k and v, [heads][dim], as halves at a position of keys and values; a head's begin
+ * head_stride elements behind those of the one before.
+ *
+ * ELEMENT_THREADS, one for each of heads * dim. */
+struct remember_args {
+    const float *k, *v;
+    uint16_t *keys, *values;
+    uint64_t head_stride;
+    uint32_t heads, dim, position;
+};
+
+/* Name: rms_norm. out[row][i] = x[row][i] / sqrt(mean of row's squares + eps) * weight[i]; out may be
+ * x.
+ *
+ * NORM_THREADS; a block for each row. */
+enum { NORM_THREADS = 256 };
+struct norm_args {
+    const float *x, *weight;
+    float *out;
+    uint32_t cols;
+    float eps;
+};
+
+/* Name: argmax. *out is where the largest of x is, of equal ones the first.
+ *
+ * ARGMAX_THREADS; one block. */
+enum { ARGMAX_THREADS = 512 };
+struct argmax_args {
+    const float *x;
+    uint32_t *out;
+    uint32_t count;
+};
+
+/* Names: attend_scores, attend_weights, attend_values, in that order, each behind the one before.
+ * What attend of backend.h is for one token, for all heads: those of a kv head are its shared_by
+ * heads, one behind the other in q and out, [kv_heads * shared_by][dim]. Keys and values of a kv
+ * head lie position by position, dim each, a head's head_stride elements behind those of the one
+ * before; first .. first + count - 1 are attended to. scores: [heads][count]; totals: [heads]. dim is
+ * a multiple of 16, head_stride of 8, and all begin at multiples of 16 bytes.
+ *
+ * ATTEND_THREADS, kv_heads * ceil(count / ATTEND_POSITIONS) blocks; ATTEND_THREADS, a block for each
+ * head; ATTEND_VALUE_THREADS, ceil(dim / ATTEND_VALUE_THREADS) blocks for each head. */
+enum { ATTEND_THREADS = 128, ATTEND_POSITIONS = ATTEND_THREADS / 2, ATTEND_VALUE_THREADS = 64 };
+struct attend_args {
+    const float *q;
+    const uint16_t *keys, *values;
+    float *scores, *totals, *out;
+    uint64_t head_stride;
+    uint32_t shared_by, dim, first, count;
+    float scale;
 };
 
 #endif

@@ -18,7 +18,8 @@
 #include <cmocka.h>
 
 emu_kernel_fn quantize_256, quantize_32, gemv_q2_k, gemv_q3_k, gemv_q4_k, gemv_q5_k, gemv_q6_k,
-    gemv_q4_0, gemv_q8_0;
+    gemv_q4_0, gemv_q8_0, gemv_f16, gemv_bf16, gemv_f32, add, silu_gate, rope, remember, rms_norm,
+    argmax, attend_scores, attend_weights, attend_values;
 
 static struct emu *emu;
 
@@ -35,6 +36,12 @@ static void *room(size_t size)
     memset(p, 0xff, size);
     emu_give(emu, p, size);
     return p;
+}
+
+/* The same with a copy of something in it. */
+static void *room_of(const void *from, size_t size)
+{
+    return memcpy(room(size), from, size);
 }
 
 static void room_free(const void *p)
@@ -70,11 +77,8 @@ static void planes_free(struct activation_planes p)
 static struct activation_planes quantized(const float *values, const uint32_t *order, uint32_t cols,
                                           uint32_t block)
 {
-    float *x = room(cols * sizeof *x);
-    uint32_t *from = order ? room(cols * sizeof *from) : NULL;
-    memcpy(x, values, cols * sizeof *x);
-    if (order)
-        memcpy(from, order, cols * sizeof *from);
+    float *x = room_of(values, cols * sizeof *x);
+    uint32_t *from = order ? room_of(order, cols * sizeof *from) : NULL;
     struct quantize_args args = {x, from, planes_new(cols, block), cols};
     emu_launch(emu, block == 32 ? quantize_32 : quantize_256,
                blocks_of(cols, 256 * QUANTIZE_WARPS), QUANTIZE_THREADS, &args);
@@ -207,6 +211,42 @@ static void test_products(void **state)
             }
 }
 
+static void floats_check(enum format_id id, emu_kernel_fn *gemv, struct random *r, uint32_t rows,
+                         uint32_t cols)
+{
+    const struct format *f = &formats[id];
+    size_t n = (size_t)rows * cols;
+    uint8_t *packed = room(n * f->block_size);
+    float *weights = malloc(n * sizeof *weights), *wanted = malloc(rows * sizeof *wanted);
+    assert_true(weights && wanted);
+    float *x = room(cols * sizeof *x), *out = room(rows * sizeof *out);
+    weights_fill(WEIGHTS_JUMPS, r, x, cols);
+    weights_fill(WEIGHTS_HEAVY_TAILS, r, weights, n);
+    f->encode(weights, 1, n, NULL, packed);
+    multiply_cpu(f, packed, x, rows, cols, wanted);
+    struct gemv_floats_args args = {packed, x, out, rows, cols};
+    emu_launch(emu, gemv, blocks_of(rows, GEMV_ROWS_FLOATS), GEMV_THREADS, &args);
+    same(f->title, out, wanted, rows);
+    room_free(packed);
+    room_free(x);
+    room_free(out);
+    free(weights);
+    free(wanted);
+}
+
+static void test_products_of_floats(void **state)
+{
+    static const uint32_t rows[] = {1, 3, 16, 65}, cols[] = {16, 32, 48, 576, 1040};
+    struct random r = {34};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (size_t k = 0; k < sizeof cols / sizeof *cols; k++) {
+            floats_check(FORMAT_F16, gemv_f16, &r, rows[i], cols[k]);
+            floats_check(FORMAT_BF16, gemv_bf16, &r, rows[i], cols[k]);
+            floats_check(FORMAT_F32, gemv_f32, &r, rows[i], cols[k]);
+        }
+}
+
 /* What is largest in magnitude does not overflow anywhere; what is no number stays so. */
 static void test_products_of_extremes(void **state)
 {
@@ -243,6 +283,255 @@ static void test_products_of_extremes(void **state)
             }
 }
 
+/* ---- attention ---- */
+
+struct attention {
+    uint32_t kv_heads, shared_by, dim, first, count;
+};
+
+static void attend_cpu(const struct attention *t, const float *q, const uint16_t *keys,
+                       const uint16_t *values, size_t head_stride, float *out)
+{
+    struct backend *b;
+    float *scores = malloc(t->shared_by * t->count * sizeof *scores);
+    assert_non_null(scores);
+    assert_int_equal(backend_cpu_open(&dot_set_c, 1, &b), 0);
+    for (uint32_t kv = 0; kv < t->kv_heads; kv++) {
+        size_t at = (size_t)kv * t->shared_by * t->dim;
+        assert_int_equal(b->attend(b, q + at, t->shared_by, keys + kv * head_stride,
+                                   values + kv * head_stride, t->dim, t->first,
+                                   t->first + t->count - 1, t->dim, 0.125f, scores, out + at),
+                         0);
+    }
+    b->close(b);
+    free(scores);
+}
+
+static void attend_check(const struct attention *t, struct random *r)
+{
+    uint32_t heads = t->kv_heads * t->shared_by, n = heads * t->dim;
+    size_t head_stride = (size_t)(t->first + t->count) * t->dim, kept = t->kv_heads * head_stride;
+    uint16_t *keys = room(kept * 2), *values = room(kept * 2);
+    float *q = room(n * sizeof *q), *out = room(n * sizeof *out), *wanted = malloc(n * sizeof *out);
+    assert_non_null(wanted);
+    for (size_t i = 0; i < kept; i++) {
+        keys[i] = f16_from_f32(4 * random_gaussian(r));
+        values[i] = f16_from_f32(random_gaussian(r));
+    }
+    for (uint32_t i = 0; i < n; i++)
+        q[i] = 3 * random_gaussian(r);
+    attend_cpu(t, q, keys, values, head_stride, wanted);
+    struct attend_args args = {.q = q,
+                               .keys = keys,
+                               .values = values,
+                               .scores = room(heads * t->count * sizeof(float)),
+                               .totals = room(heads * sizeof(float)),
+                               .out = out,
+                               .head_stride = head_stride,
+                               .shared_by = t->shared_by,
+                               .dim = t->dim,
+                               .first = t->first,
+                               .count = t->count,
+                               .scale = 0.125f};
+    emu_launch(emu, attend_scores, t->kv_heads * blocks_of(t->count, ATTEND_POSITIONS),
+               ATTEND_THREADS, &args);
+    emu_launch(emu, attend_weights, heads, ATTEND_THREADS, &args);
+    emu_launch(emu, attend_values, heads * blocks_of(t->dim, ATTEND_VALUE_THREADS),
+               ATTEND_VALUE_THREADS, &args);
+    char what[80];
+    snprintf(what, sizeof what, "%u x %u heads of %u, %u positions from %u on", t->kv_heads,
+             t->shared_by, t->dim, t->count, t->first);
+    same(what, out, wanted, n);
+    room_free(keys);
+    room_free(values);
+    room_free(q);
+    room_free(out);
+    room_free(args.scores);
+    room_free(args.totals);
+    free(wanted);
+}
+
+static void test_attention(void **state)
+{
+    static const struct attention cases[] = {
+        {1, 1, 16,  0, 1  },
+        {1, 1, 64,  0, 2  },
+        {2, 3, 64,  0, 63 },
+        {3, 4, 128, 5, 65 },
+        {1, 7, 80,  1, 200},
+        {2, 8, 96,  0, 17 },
+        {1, 2, 256, 3, 130},
+    };
+    struct random r = {36};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        attend_check(&cases[i], &r);
+}
+
+static void test_keys_are_remembered(void **state)
+{
+    enum { HEADS = 3, DIM = 48, CONTEXT = 5, POSITION = 2, ALL = HEADS * CONTEXT * DIM };
+    float *k = room(HEADS * DIM * sizeof *k), *v = room(HEADS * DIM * sizeof *v);
+    uint16_t *keys = room(2 * ALL), *values = room(2 * ALL);
+    struct random r = {37};
+    (void)state;
+    weights_fill(WEIGHTS_UNDERFLOW, &r, k, HEADS * DIM);
+    weights_fill(WEIGHTS_JUMPS, &r, v, HEADS * DIM);
+    v[7] = 65520;
+    struct remember_args args = {k, v, keys, values, CONTEXT * DIM, HEADS, DIM, POSITION};
+    emu_launch(emu, remember, blocks_of(HEADS * DIM, ELEMENT_THREADS), ELEMENT_THREADS, &args);
+    for (uint32_t i = 0; i < ALL; i++) {
+        uint32_t head = i / DIM / CONTEXT, position = i / DIM % CONTEXT, at = head * DIM + i % DIM;
+        bool new = position == POSITION;
+        assert_int_equal(keys[i], new ? f16_from_f32(k[at]) : 0xffff);
+        assert_int_equal(values[i], new ? f16_from_f32(v[at]) : 0xffff);
+    }
+    room_free(k);
+    room_free(v);
+    room_free(keys);
+    room_free(values);
+}
+
+/* ---- the rest of a layer ---- */
+
+static void test_sums_of_vectors(void **state)
+{
+    enum { N = 300 };
+    float *x = room(N * sizeof *x), *y = room(N * sizeof *y), wanted[N];
+    struct random r = {38};
+    (void)state;
+    weights_fill(WEIGHTS_JUMPS, &r, x, N);
+    weights_fill(WEIGHTS_JUMPS, &r, y, N);
+    for (int i = 0; i < N; i++)
+        wanted[i] = x[i] + y[i];
+    struct pair_args args = {x, y, N};
+    emu_launch(emu, add, blocks_of(N, ELEMENT_THREADS), ELEMENT_THREADS, &args);
+    same("x + y", x, wanted, N);
+    room_free(x);
+    room_free(y);
+}
+
+static void test_silu_gate(void **state)
+{
+    enum { N = 1000 };
+    float *x = room(N * sizeof *x), *y = room(N * sizeof *y);
+    double wanted[N];
+    struct random r = {39};
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        x[i] = i == 0 ? 0 : i == 1 ? 200 : i == 2 ? -200 : 10 * random_gaussian(&r);
+        y[i] = random_gaussian(&r);
+        wanted[i] = (double)x[i] / (1 + exp(-(double)x[i])) * (double)y[i];
+    }
+    struct pair_args args = {x, y, N};
+    emu_launch(emu, silu_gate, blocks_of(N, ELEMENT_THREADS), ELEMENT_THREADS, &args);
+    for (int i = 0; i < N; i++)
+        if (!(fabs((double)x[i] - wanted[i]) <= 4e-7 * fabs(wanted[i]) + 1e-35))
+            fail_msg("element %d: %g instead of %g", i, (double)x[i], wanted[i]);
+    x[0] = NAN;
+    emu_launch(emu, silu_gate, blocks_of(N, ELEMENT_THREADS), ELEMENT_THREADS, &args);
+    assert_true(isnan(x[0]));
+    room_free(x);
+    room_free(y);
+}
+
+static void test_rope(void **state)
+{
+    enum { HEADS = 3, DIM = 80, N = HEADS * DIM };
+    struct random r = {40};
+    (void)state;
+    for (uint32_t halves = 0; halves < 2; halves++)
+        for (uint32_t pairs = 1; pairs <= DIM / 2; pairs += 13) {
+            float *x = room(N * sizeof *x), wanted[N], *angles = room(2 * pairs * sizeof *angles);
+            weights_fill(WEIGHTS_JUMPS, &r, x, N);
+            memcpy(wanted, x, sizeof wanted);
+            for (uint32_t i = 0; i < pairs; i++) {
+                float c = angles[i] = cosf((float)i), s = angles[pairs + i] = sinf((float)i);
+                for (float *head = wanted; head < wanted + N; head += DIM) {
+                    float *a = head + (halves ? i : 2 * i), *b = a + (halves ? pairs : 1);
+                    float x0 = *a, x1 = *b;
+                    *a = x0 * c - x1 * s;
+                    *b = x0 * s + x1 * c;
+                }
+            }
+            struct rope_args args = {x, angles, angles + pairs, HEADS, DIM, pairs, halves};
+            emu_launch(emu, rope, blocks_of(HEADS * pairs, ELEMENT_THREADS), ELEMENT_THREADS, &args);
+            same("rope", x, wanted, N);
+            room_free(x);
+            room_free(angles);
+        }
+}
+
+/* In place. The scale may be another by a unit in its last place, for the sum has another order. */
+static void norm_check(uint32_t rows, uint32_t cols, struct random *r)
+{
+    float eps = 1e-5f, *weight = room(cols * sizeof *weight), *x = room(rows * cols * sizeof *x);
+    float *before = malloc(rows * cols * sizeof *before);
+    assert_non_null(before);
+    weights_fill(WEIGHTS_GAUSSIAN, r, weight, cols);
+    weights_fill(WEIGHTS_JUMPS, r, x, rows * cols);
+    memcpy(before, x, rows * cols * sizeof *x);
+    struct norm_args args = {x, weight, x, cols, eps};
+    emu_launch(emu, rms_norm, rows, NORM_THREADS, &args);
+    for (uint32_t row = 0; row < rows; row++) {
+        const float *from = before + row * cols, *got = x + row * cols;
+        double sum = 0;
+        for (uint32_t i = 0; i < cols; i++)
+            sum += (double)(from[i] * from[i]);
+        float scale = 1 / sqrtf((float)(sum / cols) + eps);
+        for (uint32_t i = 0; i < cols; i++) {
+            float wanted = from[i] * scale * weight[i];
+            if (!(fabsf(got[i] - wanted) <= 3e-7f * fabsf(wanted)))
+                fail_msg("%u x %u: element %u is %a instead of %a", rows, cols, i, (double)got[i],
+                         (double)wanted);
+        }
+    }
+    free(before);
+    room_free(weight);
+    room_free(x);
+}
+
+static void test_norm(void **state)
+{
+    static const uint32_t cols[] = {1, 31, 64, 256, 257, 2048};
+    struct random r = {41};
+    (void)state;
+    for (size_t i = 0; i < sizeof cols / sizeof *cols; i++) {
+        norm_check(1, cols[i], &r);
+        norm_check(3, cols[i], &r);
+    }
+}
+
+static void argmax_check(const float *values, uint32_t n, uint32_t wanted)
+{
+    float *x = room_of(values, n * sizeof *x);
+    uint32_t *out = room(sizeof *out);
+    struct argmax_args args = {x, out, n};
+    emu_launch(emu, argmax, 1, ARGMAX_THREADS, &args);
+    assert_int_equal(*out, wanted);
+    room_free(x);
+    room_free(out);
+}
+
+static void test_argmax(void **state)
+{
+    enum { N = 1500 };
+    static float x[N];
+    (void)state;
+    for (uint32_t at = 0; at < N; at += 37) {
+        for (uint32_t i = 0; i < N; i++)
+            x[i] = -(float)(i % 100) - 1;
+        x[at] = 1;
+        argmax_check(x, N, at);
+        argmax_check(x, at + 1, at);
+        x[N - 1 - at / 2] = 1; /* the first of equal ones */
+        argmax_check(x, N, at < N - 1 - at / 2 ? at : N - 1 - at / 2);
+        x[(at + 1) % N] = NAN;
+        argmax_check(x, N, at == N - 1 ? 0 : at < N - 1 - at / 2 ? at : N - 1 - at / 2);
+    }
+    argmax_check((float[]){-INFINITY, -INFINITY}, 2, 0);
+}
+
 /* ---- all of it, forward and backward ---- */
 
 static int forward(void **state)
@@ -269,6 +558,14 @@ int main(void)
         BOTH(test_activations_in_another_order),
         BOTH(test_products),
         BOTH(test_products_of_extremes),
+        BOTH(test_products_of_floats),
+        BOTH(test_attention),
+        BOTH(test_keys_are_remembered),
+        BOTH(test_sums_of_vectors),
+        BOTH(test_silu_gate),
+        BOTH(test_rope),
+        BOTH(test_norm),
+        BOTH(test_argmax),
     };
     emu = emu_new();
     if (!emu)
