@@ -30,11 +30,12 @@ struct words4 {
 #define DEVICE        static __device__ __forceinline__
 #define DEVICE_MEMBER __device__ __forceinline__
 
-/* KERNEL(name, struct arguments, threads of a block) { ... a->member ... } */
+/* KERNEL(name, struct arguments, threads of a block) { ... a->member ... } Enough blocks for 512
+ * threads must fit a multiprocessor at once: that leaves a thread 128 registers. */
 #define KERNEL(name, type, threads)                                                                \
     DEVICE void name##_body(const type *a);                                                        \
-    extern "C" __global__ void __launch_bounds__(threads, 512 / (threads))     \
-        name(const type arguments)               \
+    extern "C" __global__ void __launch_bounds__(threads, 512 / (threads))                         \
+        name(const type arguments)                                                                 \
     {                                                                                              \
         name##_body(&arguments);                                                                   \
     }                                                                                              \
@@ -173,7 +174,7 @@ DEVICE uint32_t bytes_pick(uint32_t a, uint32_t b, uint32_t which)
     return __byte_perm(a, b, which);
 }
 
-/* The low word of (high:low) >> shift, for a shift of 0 to 31. */
+/* The low word of (high:low) >> shift % 32. */
 DEVICE uint32_t funnel_right(uint32_t low, uint32_t high, uint32_t shift)
 {
     return __funnelshift_r(low, high, shift);

@@ -8,7 +8,7 @@
 #include "kernels/cuda/two_bits.h"
 
 struct q2_k {
-    enum { SIZE = 84, D_AT = 80, DMIN_AT = 82, MINS = 1 };
+    enum { SIZE = 84, D_AT = 80, DMIN_AT = 82, MINS = 1, HEADER = 0 };
 
     static DEVICE_MEMBER void levels(const struct activation_planes *x, uint32_t k, uint32_t l,
                                      struct lane_levels *out)
@@ -17,8 +17,8 @@ struct q2_k {
         sums_of_four(x, k, l, out->sums);
     }
 
-    static DEVICE_MEMBER void dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
-                                  int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
+                                      const struct lane_levels *x, int *sums)
     {
         uint32_t h = l / 4, c = l % 4, dots[4];
         uint32_t codes[2] = {load4(block + 16 + 8 * l), load4(block + 20 + 8 * l)};
@@ -35,6 +35,7 @@ struct q2_k {
         sums[0] = dp2a_high_su(bytes_pick(dots[2], dots[3], 0x5410), scales, sums[0]);
         sums[1] = dp2a_low_su(x->sums[0], mins, sums[1]);
         sums[1] = dp2a_high_su(x->sums[1], mins, sums[1]);
+        return 0;
     }
 };
 

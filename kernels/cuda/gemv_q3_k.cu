@@ -25,7 +25,7 @@ DEVICE uint32_t scales_q3_k(const uint32_t *s, uint32_t h, uint32_t e)
 }
 
 struct q3_k {
-    enum { SIZE = 110, D_AT = 108, DMIN_AT = 108, MINS = 0 };
+    enum { SIZE = 110, D_AT = 108, DMIN_AT = 108, MINS = 0, HEADER = 0 };
 
     static DEVICE_MEMBER void levels(const struct activation_planes *x, uint32_t k, uint32_t l,
                                      struct lane_levels *out)
@@ -37,8 +37,8 @@ struct q3_k {
             out->sums[run] = (uint32_t)(-4 * (int16_t)(sums[run / 2] >> 16 * (run % 2)));
     }
 
-    static DEVICE_MEMBER void dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
-                                  int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
+                                      const struct lane_levels *x, int *sums)
     {
         uint32_t h = l / 4, c = l % 4, low[2], third[2], packed[3], dots[4];
         struct even_block even = even_block_at(block);
@@ -46,8 +46,9 @@ struct q3_k {
         load_even<2>(even, 32 + 8 * l, low);
         load_even<3>(even, 96, packed);
         uint32_t scales = scales_q3_k(packed, h, c / 2);
-        third[0] = third[0] >> 4 * h << 2;
-        third[1] = third[1] >> 4 * h << 2;
+        /* The first run's bits to bit 2 of each byte; what goes around is not looked at. */
+        for (int i = 0; i < 2; i++)
+            third[i] = funnel_right(third[i], third[i], 4 * h - 2);
         for (int run = 0; run < 4; run++) {
             int dot = (int)x->sums[run];
             for (int i = 0; i < 2; i++) {
@@ -59,6 +60,7 @@ struct q3_k {
         /* 8 * 7 * 127, and 16 * 4 * 127 of the sums, fit a half of a word. */
         sums[0] = dp2a_low_ss(bytes_pick(dots[0], dots[1], 0x5410), scales, sums[0]);
         sums[0] = dp2a_high_ss(bytes_pick(dots[2], dots[3], 0x5410), scales, sums[0]);
+        return 0;
     }
 };
 

@@ -10,7 +10,7 @@
 #include "kernels/cuda/scales_q4_k.h"
 
 struct q4_k {
-    enum { SIZE = 144, D_AT = 0, DMIN_AT = 2, MINS = 1 };
+    enum { SIZE = 144, D_AT = 0, DMIN_AT = 2, MINS = 1, HEADER = 1 };
 
     static DEVICE_MEMBER void levels(const struct activation_planes *x, uint32_t k, uint32_t l,
                                      struct lane_levels *out)
@@ -18,8 +18,8 @@ struct q4_k {
         pair_of_levels(x, k, l, out);
     }
 
-    static DEVICE_MEMBER void dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
-                                  int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
+                                      const struct lane_levels *x, int *sums)
     {
         struct words4 head = load16_once(block), codes = load16_once(block + 16 + 16 * l);
         uint32_t scales, mins;
@@ -33,6 +33,7 @@ struct q4_k {
         uint32_t both = bytes_pick((uint32_t)low, (uint32_t)high >> 4, 0x5410);
         sums[0] = dp2a_low_su(both, scales, sums[0]);
         sums[1] = dp2a_low_su(x->sums[0], mins, sums[1]);
+        return head.w[0];
     }
 };
 

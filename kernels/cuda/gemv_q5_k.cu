@@ -8,7 +8,7 @@
 #include "kernels/cuda/scales_q4_k.h"
 
 struct q5_k {
-    enum { SIZE = 176, D_AT = 0, DMIN_AT = 2, MINS = 1 };
+    enum { SIZE = 176, D_AT = 0, DMIN_AT = 2, MINS = 1, HEADER = 1 };
 
     static DEVICE_MEMBER void levels(const struct activation_planes *x, uint32_t k, uint32_t l,
                                      struct lane_levels *out)
@@ -16,8 +16,8 @@ struct q5_k {
         pair_of_levels(x, k, l, out);
     }
 
-    static DEVICE_MEMBER void dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
-                                  int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
+                                      const struct lane_levels *x, int *sums)
     {
         struct words4 head = load16_once(block), fifth = load16_once(block + 16 + 16 * (l % 2));
         struct words4 codes = load16_once(block + 48 + 16 * l);
@@ -34,6 +34,7 @@ struct q5_k {
         /* 16 * 31 * 127 does not fit a half of a word. */
         sums[0] += (int)(scales & 0xff) * low + (int)(scales >> 8) * high;
         sums[1] = dp2a_low_su(x->sums[0], mins, sums[1]);
+        return head.w[0];
     }
 };
 

@@ -13,7 +13,7 @@
 #include "kernels/cuda/unaligned.h"
 
 struct q6_k {
-    enum { SIZE = 210, D_AT = 208, DMIN_AT = 208, MINS = 0 };
+    enum { SIZE = 210, D_AT = 208, DMIN_AT = 208, MINS = 0, HEADER = 0 };
 
     static DEVICE_MEMBER void levels(const struct activation_planes *x, uint32_t k, uint32_t l,
                                      struct lane_levels *out)
@@ -27,8 +27,8 @@ struct q6_k {
         out->sums[1] = (uint32_t)(-32 * (int16_t)load2(sums + 2));
     }
 
-    static DEVICE_MEMBER void dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
-                                  int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
+                                      const struct lane_levels *x, int *sums)
     {
         uint32_t h = l / 4, c = l % 4, low_bits[4], top_bits[4];
         struct even_block even = even_block_at(block);
@@ -36,13 +36,14 @@ struct q6_k {
         load_even<4>(even, 16 * l, low_bits);
         load_even<4>(even, 128 + 32 * h + 16 * (c % 2), top_bits);
         for (int i = 0; i < 4; i++) {
-            uint32_t top = top_bits[i] >> c / 2 * 2;
-            first = dp4a_us((low_bits[i] & 0x0f0f0f0f) | (top << 4 & 0x30303030), x->q[i], first);
-            second = dp4a_us((low_bits[i] >> 4 & 0x0f0f0f0f) | (top & 0x30303030), x->q[4 + i],
-                             second);
+            uint32_t first_top = top_bits[i] << (4 - c / 2 * 2) & 0x30303030;
+            uint32_t second_top = top_bits[i] >> c / 2 * 2 & 0x30303030;
+            first = dp4a_us((low_bits[i] & 0x0f0f0f0f) | first_top, x->q[i], first);
+            second = dp4a_us((low_bits[i] >> 4 & 0x0f0f0f0f) | second_top, x->q[4 + i], second);
         }
         const uint8_t *scales = block + 192 + 8 * h + c;
         sums[0] += (int8_t)load1(scales) * first + (int8_t)load1(scales + 4) * second;
+        return 0;
     }
 };
 

@@ -17,9 +17,11 @@
  * 8 g to 8 g + 7 have the blocks 4 i + g, so with one sum for even i and one for odd they are sums
  * g and g + 4.
  *
- * A format is a struct F with SIZE of its block, D_AT, DMIN_AT, MINS (whether there are any), and
- *   levels(a, k, l, &x)         what lane l needs of the activations of block k
- *   dot(block, l, &x, sums)     sums[0] += its part of isum, sums[1] of msum
+ * A format is a struct F with SIZE of its block, MINS (whether there are any), HEADER (whether each
+ * lane loads d and dmin anyway) or else D_AT and DMIN_AT, and
+ *   levels(a, k, l, &x)       what lane l needs of the activations of block k
+ *   dot(block, l, &x, sums)   sums[0] += its part of isum, sums[1] of msum; returns d and, in the
+ *                             upper half, dmin, or nothing of interest without HEADER
  */
 #ifndef KERNELS_CUDA_SUPERBLOCK_H
 #define KERNELS_CUDA_SUPERBLOCK_H
@@ -72,6 +74,15 @@ DEVICE int sums_without_mins(int v[WARP_ROWS][2])
     return all[0] + (int)shuffle_xor((uint32_t)all[0], 1);
 }
 
+/* That of the lane's row. */
+DEVICE uint32_t pick_of_lane(const uint32_t *of_rows)
+{
+    uint32_t row = lane_index() / 2;
+    uint32_t first = row & 1 ? of_rows[1] : of_rows[0];
+    uint32_t second = row & 1 ? of_rows[3] : of_rows[2];
+    return row & 2 ? second : first;
+}
+
 /* Four rows of a warp. */
 struct row_pointers {
     const uint8_t *row[WARP_ROWS];
@@ -90,12 +101,14 @@ DEVICE float block_add(const struct gemv_args *a, const struct row_pointers *p, 
     size_t at = (size_t)k * F::SIZE;
     struct lane_levels x;
     int v[WARP_ROWS][2] = {};
+    uint32_t halves[WARP_ROWS];
     F::levels(&a->x, k, lane, &x);
     for (int r = 0; r < WARP_ROWS; r++)
-        F::dot(p->row[r] + at, lane, &x, v[r]);
+        halves[r] = F::dot(p->row[r] + at, lane, &x, v[r]);
     int isum = F::MINS ? sums_with_mins(v) : sums_without_mins(v);
-    uint16_t half = load2(p->mine + at + (lane % 2 ? F::DMIN_AT : F::D_AT));
-    float part = half_to_float(half) * float_from(load4(a->x.scales + k)) * (float)isum;
+    uint32_t mine = F::HEADER ? pick_of_lane(halves) >> lane % 2 * 16
+                              : load2(p->mine + at + (lane % 2 ? F::DMIN_AT : F::D_AT));
+    float part = half_to_float((uint16_t)mine) * float_from(load4(a->x.scales + k)) * (float)isum;
     if (F::MINS)
         part -= float_from(shuffle_xor(float_bits(part), 1));
     return there ? sum + part : sum;

@@ -283,6 +283,38 @@ static void test_products_of_extremes(void **state)
             }
 }
 
+/* ---- what memory has to do ---- */
+
+/* At most one sector for 32 weights, of which the weights alone are 0.56. */
+static void test_sectors(void **state)
+{
+    enum { ROWS = 16, COLS = 4096 };
+    const struct format *f = &formats[FORMAT_Q4_K];
+    size_t blocks = ROWS * COLS / f->block, count;
+    uint64_t sectors = 0;
+    static float x[COLS];
+    struct random r = {42};
+    (void)state;
+    uint8_t *packed = aligned_alloc(4096, blocks * f->block_size);
+    assert_non_null(packed);
+    emu_give(emu, packed, blocks * f->block_size);
+    packed_fill(f, &r, packed, blocks);
+    weights_fill(WEIGHTS_GAUSSIAN, &r, x, COLS);
+    float *out = room(ROWS * sizeof *out);
+    struct activation_planes planes = quantized(x, NULL, COLS, 256);
+    struct gemv_args args = {packed, planes, out, ROWS, COLS};
+    emu_record(emu, true);
+    emu_launch(emu, gemv_q4_k, ROWS / GEMV_ROWS_256, GEMV_THREADS, &args);
+    const struct emu_site *sites = emu_sites(emu, &count);
+    for (size_t i = 0; i < count; i++)
+        sectors += sites[i].sectors;
+    emu_record(emu, false);
+    assert_true(sectors <= ROWS * COLS / 32);
+    planes_free(planes);
+    room_free(packed);
+    room_free(out);
+}
+
 /* ---- attention ---- */
 
 struct attention {
@@ -559,6 +591,7 @@ int main(void)
         BOTH(test_products),
         BOTH(test_products_of_extremes),
         BOTH(test_products_of_floats),
+        BOTH(test_sectors),
         BOTH(test_attention),
         BOTH(test_keys_are_remembered),
         BOTH(test_sums_of_vectors),
