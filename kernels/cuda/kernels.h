@@ -14,15 +14,17 @@
 
 /* One column of activations in int8 blocks of 32 or 256, as kernels/cpu/activations.h has it: scales
  * one a block; sums of the levels of a block of 32, or in blocks of 256 of each 16, even ones before
- * odd ones. All begin at multiples of 16 bytes. */
+ * odd ones. For SpQR there are blocks of 64, with sums of each 16. All begin at multiples of 16
+ * bytes. */
 struct activation_planes {
     int8_t *levels;
     float *scales;
     int16_t *sums;
 };
 
-/* Names: quantize_256, quantize_32. x[cols], cols a multiple of the block. A block with what is not
- * finite gets NaN for its scale. Where order is not NULL, element i is x[order[i]].
+/* Names: quantize_256, quantize_32, quantize_64. x[cols]; what is missing in the last block counts
+ * as 0. A block with what is not finite gets NaN for its scale. Where order is not NULL, element i
+ * is x[order[i]].
  *
  * QUANTIZE_THREADS, a warp for each 256 elements: ceil(cols / 256 / QUANTIZE_WARPS) blocks. */
 enum { QUANTIZE_WARPS = 4, QUANTIZE_THREADS = 32 * QUANTIZE_WARPS };
@@ -48,6 +50,20 @@ struct gemv_args {
     struct activation_planes x;
     float *out;
     uint32_t row_count, cols;
+};
+
+/* Names: gemv_spqr2, gemv_spqr3, gemv_spqr4. The same for stripes, one behind the other from a
+ * multiple of 16 bytes on, as codec/spqr/stripe.h lays them out; x in blocks of 64, in the order of
+ * the matrix's permutation, padded with zeros to 64 columns.
+ *
+ * SPQR_THREADS; a block for each stripe, ceil(rows / 16) of them. */
+enum { SPQR_THREADS = 128 };
+struct spqr_args {
+    const uint8_t *stripes;
+    struct activation_planes x;
+    float *out;
+    uint64_t stripe_size, ends_at, columns_at, values_at; /* ends_at: behind the supertiles */
+    uint32_t row_count, cols, slots, wide;                /* wide: columns have 4 bytes, not 2 */
 };
 
 /* Names: gemv_f16, gemv_bf16, gemv_f32. The same for plain floats; cols is a multiple of 16, and x

@@ -2,10 +2,10 @@
  *
  * Floats to int8 blocks, as kernels/cpu/activations.c makes them, bit for bit.
  *
- * A warp takes 256 elements, lane l the eight from 8 * l on: two loads of 16 bytes in blocks of 256,
- * which are one block; in blocks of 32 they are eight, of four lanes each. The largest magnitude is
- * found among bits, which compare as magnitudes do. A lane writes its eight levels as two words, the
- * first lane of a block its scale and, of two lanes (of four, in blocks of 32), the sum.
+ * A warp takes 256 elements, lane l the eight from 8 * l on: one block of 256, eight of 32 (four
+ * lanes each) or four of 64 (eight lanes each). The largest magnitude is found among bits, which
+ * compare as magnitudes do. A lane writes its eight levels as two words, the first lane of a block
+ * its scale, and the first of two lanes (of four, in blocks of 32) the sum.
  */
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kernels.h"
@@ -39,7 +39,7 @@ DEVICE struct quantized quantize(const float *x, uint32_t largest)
 
 DEVICE void quantize_load(const struct quantize_args *a, uint32_t first, float *x)
 {
-    for (uint32_t i = 0; i < QUANTIZE_EACH; i++) {
+    for (uint32_t i = 0; i < QUANTIZE_EACH && first + i < a->cols; i++) {
         uint32_t from = a->order ? load4(a->order + first + i) : first + i;
         x[i] = float_from(load4(a->x + from));
     }
@@ -64,11 +64,10 @@ DEVICE uint32_t largest_magnitude(const float *x, uint32_t lanes)
 DEVICE void quantize_block(const struct quantize_args *a, uint32_t lanes, uint32_t sum_lanes,
                            uint32_t chunk, uint32_t sum_at)
 {
-    uint32_t first = chunk * 256 + lane_index() * QUANTIZE_EACH;
-    bool there = first < a->cols;
+    uint32_t first = chunk * 256 + lane_index() * QUANTIZE_EACH, block = lanes * QUANTIZE_EACH;
+    bool there = first / block * block < a->cols;
     float x[QUANTIZE_EACH] = {0};
-    if (there)
-        quantize_load(a, first, x);
+    quantize_load(a, first, x);
     struct quantized q = quantize(x, largest_magnitude(x, lanes));
     for (uint32_t mask = 1; mask < sum_lanes; mask *= 2)
         q.sum += (int)shuffle_xor((uint32_t)q.sum, mask);
@@ -79,7 +78,7 @@ DEVICE void quantize_block(const struct quantize_args *a, uint32_t lanes, uint32
     if (lane_index() % sum_lanes == 0)
         store2(a->out.sums + sum_at, (uint16_t)q.sum);
     if (lane_index() % lanes == 0)
-        store4(a->out.scales + first / (lanes * QUANTIZE_EACH), float_bits(q.scale));
+        store4(a->out.scales + first / block, float_bits(q.scale));
 }
 
 KERNEL(quantize_256, struct quantize_args, QUANTIZE_THREADS)
@@ -93,4 +92,10 @@ KERNEL(quantize_32, struct quantize_args, QUANTIZE_THREADS)
 {
     uint32_t chunk = block_index() * QUANTIZE_WARPS + warp_index();
     quantize_block(a, 4, 4, chunk, chunk * 8 + lane_index() / 4);
+}
+
+KERNEL(quantize_64, struct quantize_args, QUANTIZE_THREADS)
+{
+    uint32_t chunk = block_index() * QUANTIZE_WARPS + warp_index();
+    quantize_block(a, 8, 2, chunk, chunk * 16 + lane_index() / 2);
 }

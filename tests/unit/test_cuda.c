@@ -4,6 +4,7 @@
  * whatever the order of threads. Memory is given to the emulator to the byte, so nothing around it
  * is read or written.
  */
+#include "codec/spqr/stripe.h"
 #include "kernels/cpu/activations.h"
 #include "kernels/cpu/backend.h"
 #include "kernels/cuda/emu.h"
@@ -17,7 +18,7 @@
 
 #include <cmocka.h>
 
-emu_kernel_fn quantize_256, quantize_32, gemv_q2_k, gemv_q3_k, gemv_q4_k, gemv_q5_k, gemv_q6_k,
+emu_kernel_fn quantize_256, quantize_32, quantize_64, gemv_spqr2, gemv_spqr3, gemv_spqr4, gemv_q2_k, gemv_q3_k, gemv_q4_k, gemv_q5_k, gemv_q6_k,
     gemv_q4_0, gemv_q8_0, gemv_f16, gemv_bf16, gemv_f32, add, silu_gate, rope, remember, rms_norm,
     argmax, attend_scores, attend_weights, attend_values;
 
@@ -62,6 +63,7 @@ static void same(const char *what, const float *got, const float *wanted, size_t
 
 static struct activation_planes planes_new(uint32_t cols, uint32_t block)
 {
+    cols = blocks_of(cols, block) * block;
     return (struct activation_planes){room(cols), room(cols / block * sizeof(float)),
                                       room(cols / (block == 32 ? 32 : 16) * sizeof(int16_t))};
 }
@@ -80,7 +82,7 @@ static struct activation_planes quantized(const float *values, const uint32_t *o
     float *x = room_of(values, cols * sizeof *x);
     uint32_t *from = order ? room_of(order, cols * sizeof *from) : NULL;
     struct quantize_args args = {x, from, planes_new(cols, block), cols};
-    emu_launch(emu, block == 32 ? quantize_32 : quantize_256,
+    emu_launch(emu, block == 32 ? quantize_32 : block == 64 ? quantize_64 : quantize_256,
                blocks_of(cols, 256 * QUANTIZE_WARPS), QUANTIZE_THREADS, &args);
     room_free(x);
     if (order)
@@ -140,6 +142,29 @@ static void test_activations_in_another_order(void **state)
     assert_memory_equal(got.sums, wanted.sums, COLS / 16 * sizeof *got.sums);
     planes_free(got);
     planes_free(wanted);
+}
+
+/* A block of 64 is that of 256 with nothing else in it. */
+static void test_activations_in_blocks_of_64(void **state)
+{
+    enum { COLS = 64 * 7 - 13, BLOCKS = 7 };
+    float x[BLOCKS * 64] = {0};
+    struct random r = {43};
+    (void)state;
+    weights_fill(WEIGHTS_JUMPS, &r, x, COLS);
+    x[64 * 3 + 5] = NAN;
+    struct activation_planes p = quantized(x, NULL, COLS, 64);
+    for (uint32_t b = 0; b < BLOCKS; b++) {
+        float alone[256] = {0};
+        memcpy(alone, x + 64 * b, 64 * sizeof *x);
+        struct activation_planes wanted = quantized(alone, NULL, 256, 256);
+        same("scale of 64", p.scales + b, wanted.scales, 1);
+        assert_memory_equal(p.levels + 64 * b, wanted.levels, 64);
+        for (uint32_t i = 0; i < 4; i++)
+            assert_int_equal(p.sums[4 * b + i], wanted.sums[i % 2 * 8 + i / 2]);
+        planes_free(wanted);
+    }
+    planes_free(p);
 }
 
 /* ---- products ---- */
@@ -281,6 +306,153 @@ static void test_products_of_extremes(void **state)
                 room_free(packed);
                 room_free(out);
             }
+}
+
+/* ---- SpQR ---- */
+
+static float half_gaussian(struct random *r)
+{
+    return f32_from_f16(f16_from_f32(random_gaussian(r)));
+}
+
+/* Any codes and statistics, and as many outliers as there is room for, most of them in one row. */
+static void stripe_fill(const struct spqr_layout *l, struct random *r, uint8_t *out)
+{
+    struct spqr_stripe s = {malloc(l->padded * sizeof *s.codes),
+                            malloc(l->padded / SPQR_GROUP * sizeof *s.groups),
+                            calloc(l->padded, sizeof *s.outlier_rows),
+                            malloc(l->padded * sizeof *s.outliers)};
+    assert_true(s.codes && s.groups && s.outlier_rows && s.outliers);
+    size_t left = l->slots;
+    for (size_t c = 0; c < l->padded; c++)
+        for (int row = 0; row < SPQR_ROWS; row++) {
+            s.codes[c][row] = (uint8_t)(random_bits(r) >> (32 - l->bits));
+            s.outliers[c][row] = 20 * half_gaussian(r);
+            if (c < l->columns && left && random_bits(r) % (row == 5 ? 2 : 20) == 0) {
+                s.outlier_rows[c] |= (uint16_t)(1 << row);
+                left--;
+            }
+        }
+    for (size_t g = 0; g < l->padded / SPQR_GROUP; g++) {
+        struct spqr_group *group = &s.groups[g];
+        for (int row = 0; row < SPQR_ROWS; row++) {
+            group->scales[row] = random_bits(r) >> 29;
+            group->zeros[row] = random_bits(r) >> 29;
+        }
+        group->scale_scale = half_gaussian(r);
+        group->scale_zero = half_gaussian(r);
+        group->zero_scale = half_gaussian(r);
+        group->zero_zero = half_gaussian(r);
+    }
+    spqr_pack(l, &s, out);
+    free(s.codes);
+    free(s.groups);
+    free(s.outlier_rows);
+    free(s.outliers);
+}
+
+static void spqr_launch(const struct spqr_layout *l, const uint8_t *stripes, uint32_t rows,
+                        struct activation_planes x, float *out)
+{
+    static emu_kernel_fn *const kernels[] = {gemv_spqr2, gemv_spqr3, gemv_spqr4};
+    struct spqr_args args = {.stripes = stripes,
+                             .x = x,
+                             .out = out,
+                             .stripe_size = l->stripe_size,
+                             .ends_at = l->padded / SPQR_COLUMNS * l->supertile_size,
+                             .columns_at = l->columns_at,
+                             .values_at = l->values_at,
+                             .row_count = rows,
+                             .cols = (uint32_t)l->columns,
+                             .slots = (uint32_t)l->slots,
+                             .wide = l->index_size == 4};
+    emu_launch(emu, kernels[l->bits - 2], blocks_of(rows, SPQR_ROWS), SPQR_THREADS, &args);
+}
+
+/* The decoder's weights times the activations as they were rounded, in double. A zero takes away
+ * what a code gives, so single terms are larger than weights. */
+static void spqr_check(const struct spqr_layout *l, struct random *r, uint32_t rows)
+{
+    uint32_t stripes = blocks_of(rows, SPQR_ROWS), cols = (uint32_t)l->columns;
+    uint8_t *packed = room(stripes * l->stripe_size);
+    float *weights = malloc(SPQR_ROWS * cols * sizeof *weights), *x = malloc(cols * sizeof *x);
+    float *out = room(rows * sizeof *out);
+    struct error err;
+    assert_true(weights && x);
+    weights_fill(WEIGHTS_GAUSSIAN, r, x, cols);
+    struct activation_planes planes = quantized(x, NULL, cols, 64);
+    for (uint32_t s = 0; s < stripes; s++)
+        stripe_fill(l, r, packed + s * l->stripe_size);
+    spqr_launch(l, packed, rows, planes, out);
+    for (uint32_t row = 0; row < rows; row++) {
+        double sum = 0, magnitude = 0;
+        if (row % SPQR_ROWS == 0)
+            assert_int_equal(spqr_decode(l, packed + row / SPQR_ROWS * l->stripe_size,
+                                         l->stripe_size, weights, &err),
+                             0);
+        for (uint32_t i = 0; i < cols; i++) {
+            double level = (double)planes.levels[i] * (double)planes.scales[i / 64];
+            double product = (double)weights[row % SPQR_ROWS * cols + i] * level;
+            sum += product;
+            magnitude += fabs(product) + 16 * fabs(level);
+        }
+        if (!(fabs((double)out[row] - sum) <= 1e-6 * magnitude))
+            fail_msg("%d bits, %u x %u, row %u: %g instead of %g (of %g)", l->bits, rows, cols, row,
+                     (double)out[row], sum, magnitude);
+    }
+    planes_free(planes);
+    room_free(packed);
+    room_free(out);
+    free(weights);
+    free(x);
+}
+
+static void test_spqr(void **state)
+{
+    static const struct {
+        uint32_t rows, cols;
+        double budget;
+    } cases[] = {
+        {1,  64,    0    },
+        {16, 64,    0.2  },
+        {37, 320,   0.01 },
+        {32, 576,   0    },
+        {17, 1000,  0.05 },
+        {16, 1024,  1    },
+        {5,  65600, 0.001},
+    };
+    struct random r = {44};
+    struct spqr_layout l;
+    struct error err;
+    (void)state;
+    for (int bits = 2; bits <= 4; bits++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            assert_int_equal(spqr_layout(bits, cases[i].cols, cases[i].budget, &l, &err), 0);
+            spqr_check(&l, &r, cases[i].rows);
+        }
+}
+
+/* Outliers that no encoder wrote: whatever comes out, nothing is read elsewhere. */
+static void test_spqr_of_any_bytes(void **state)
+{
+    struct random r = {45};
+    struct spqr_layout l;
+    struct error err;
+    float x[320];
+    (void)state;
+    weights_fill(WEIGHTS_GAUSSIAN, &r, x, 320);
+    assert_int_equal(spqr_layout(3, 320, 0.02, &l, &err), 0);
+    struct activation_planes planes = quantized(x, NULL, 320, 64);
+    uint8_t *packed = room(l.stripe_size);
+    float *out = room(16 * sizeof *out);
+    for (int round = 0; round < 50; round++) {
+        for (size_t i = 0; i < l.stripe_size; i++)
+            packed[i] = (uint8_t)(random_bits(&r) % (round % 2 ? 256 : 2));
+        spqr_launch(&l, packed, 16, planes, out);
+    }
+    planes_free(planes);
+    room_free(packed);
+    room_free(out);
 }
 
 /* ---- what memory has to do ---- */
@@ -588,9 +760,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         BOTH(test_activations),
         BOTH(test_activations_in_another_order),
+        BOTH(test_activations_in_blocks_of_64),
         BOTH(test_products),
         BOTH(test_products_of_extremes),
         BOTH(test_products_of_floats),
+        BOTH(test_spqr),
+        BOTH(test_spqr_of_any_bytes),
         BOTH(test_sectors),
         BOTH(test_attention),
         BOTH(test_keys_are_remembered),
