@@ -12,18 +12,20 @@
  *
  * with scale and zero made anew for each row, as the format has it.
  *
- * Then each thread takes every eighth outlier of its row: a residual times the activation, as the
- * int8 block has it. Columns are those after the permutation, which the quantizer applied.
+ * What supertiles add is written to shared memory, 64 of them in a turn, and sixteen threads add it
+ * up, in order, while the others are at the next turn.
  *
- * The order of float sums: sum j of a row's eight gets supertiles j, j + 8, ..., each of them the
- * sum of its groups, one after the other, times the activations' scale; then the row's outliers j,
- * j + 8, .... The eight are added up in halves. Nothing is read outside of stripes and activations,
- * whatever numbers the outliers have.
+ * Then each thread takes every eighth outlier of its row: a residual times the activation, as the
+ * int8 block has it.
+ *
+ * The order of float sums is that of kernels/cpu/stripe.h: a row's supertiles one after the other;
+ * outlier j to sum j % 8, which are added up in halves; at last those two. Columns of outliers are
+ * cut to the matrix and slots to the stripe, so that nothing else is read, whatever they say.
  */
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kernels.h"
 
-enum { SPQR_SUMS = SPQR_THREADS / 16 };
+enum { SPQR_SUMS = SPQR_THREADS / 16, TURN_TILES = 64, TURN_WORDS = TURN_TILES * 16 };
 
 /* Where planes begin in a supertile. */
 template <int bits> struct spqr_planes {
@@ -109,13 +111,14 @@ DEVICE float supertile_dot(const uint8_t *tile, uint32_t row, const int8_t *leve
     return product;
 }
 
-/* sum + every eighth of the row's outliers, from number `part` on. */
-DEVICE float outliers_add(const struct spqr_args *a, const uint8_t *stripe, uint32_t row,
-                          uint32_t part, float sum)
+/* Every eighth of the row's outliers, from number `part` on. */
+DEVICE float outliers_dot(const struct spqr_args *a, const uint8_t *stripe, uint32_t row,
+                          uint32_t part)
 {
     const uint8_t *ends = stripe + a->ends_at;
     uint32_t slot = row ? load4(ends + 4 * row - 4) : 0;
     uint32_t end = min_of(load4(ends + 4 * row), a->slots);
+    float sum = 0;
     if (slot > end)
         return sum;
     for (slot += part; slot < end; slot += SPQR_SUMS) {
@@ -129,31 +132,57 @@ DEVICE float outliers_add(const struct spqr_args *a, const uint8_t *stripe, uint
     return sum;
 }
 
-template <int bits> DEVICE void gemv_spqr(const struct spqr_args *a)
+/* What `part` finds for a row, all of it: the same for all threads of the row. */
+DEVICE float parts_add(uint32_t *words, uint32_t row, uint32_t part, float v)
 {
-    SHARED(uint32_t, sums, SPQR_THREADS);
-    const uint8_t *stripe = a->stripes + block_index() * a->stripe_size;
-    uint32_t row = thread_index() % 16, part = thread_index() / 16;
-    uint32_t tiles = (a->cols + 63) / 64;
-    float sum = 0;
-    for (uint32_t t = part; t < tiles; t += SPQR_SUMS)
-        sum += float_from(load4(a->x.scales + t)) *
-               supertile_dot<bits>(stripe + (size_t)t * spqr_planes<bits>::SIZE, row,
-                                   a->x.levels + 64 * (size_t)t, a->x.sums + 4 * (size_t)t);
-    if (a->slots)
-        sum = outliers_add(a, stripe, row, part, sum);
-    shared_put4(sums + thread_index(), float_bits(sum));
-    block_barrier();
-    uint32_t mine = block_index() * 16 + row;
-    if (part > 0 || mine >= a->row_count)
-        return;
     float eight[SPQR_SUMS];
+    shared_put4(words + 16 * part + row, float_bits(v));
+    block_barrier();
     for (int j = 0; j < SPQR_SUMS; j++)
-        eight[j] = float_from(shared_get4(sums + 16 * j + row));
+        eight[j] = float_from(shared_get4(words + 16 * j + row));
     for (int half = SPQR_SUMS / 2; half; half /= 2)
         for (int j = 0; j < half; j++)
             eight[j] += eight[j + half];
-    store4(a->out + mine, float_bits(eight[0]));
+    return eight[0];
+}
+
+/* The supertiles of a row, added up for part 0. Turns alternate between two halves of the words, so
+ * one barrier for each is enough. */
+template <int bits>
+DEVICE float tiles_add(const struct spqr_args *a, const uint8_t *stripe, uint32_t *words,
+                       uint32_t row, uint32_t part)
+{
+    uint32_t tiles = (a->cols + 63) / 64;
+    float sum = 0;
+    for (uint32_t first = 0; first < tiles; first += TURN_TILES) {
+        uint32_t *turn = words + first / TURN_TILES % 2 * TURN_WORDS;
+        uint32_t count = min_of(tiles - first, TURN_TILES);
+        for (uint32_t i = part; i < count; i += SPQR_SUMS) {
+            size_t t = first + i;
+            float product = supertile_dot<bits>(stripe + t * spqr_planes<bits>::SIZE, row,
+                                                a->x.levels + 64 * t, a->x.sums + 4 * t);
+            product = float_from(load4(a->x.scales + t)) * product;
+            shared_put4(turn + 16 * i + row, float_bits(product));
+        }
+        block_barrier();
+        for (uint32_t i = 0; part == 0 && i < count; i++)
+            sum += float_from(shared_get4(turn + 16 * i + row));
+    }
+    return sum;
+}
+
+template <int bits> DEVICE void gemv_spqr(const struct spqr_args *a)
+{
+    SHARED(uint32_t, words, 2 * TURN_WORDS);
+    SHARED(uint32_t, of_parts, SPQR_THREADS);
+    const uint8_t *stripe = a->stripes + block_index() * a->stripe_size;
+    uint32_t row = thread_index() % 16, part = thread_index() / 16;
+    uint32_t mine = block_index() * 16 + row;
+    float sum = tiles_add<bits>(a, stripe, words, row, part);
+    if (a->slots)
+        sum += parts_add(of_parts, row, part, outliers_dot(a, stripe, row, part));
+    if (part == 0 && mine < a->row_count)
+        store4(a->out + mine, float_bits(sum));
 }
 
 KERNEL(gemv_spqr2, struct spqr_args, SPQR_THREADS) { gemv_spqr<2>(a); }
