@@ -107,8 +107,8 @@ KERNEL(attend_values, struct attend_args, ATTEND_VALUE_THREADS)
     uint32_t i = block_index() % parts * ATTEND_VALUE_THREADS + thread_index();
     if (i >= a->dim)
         return;
-    const uint16_t *value = a->values + head / a->shared_by * a->head_stride +
-                            (size_t)a->first * a->dim + i;
+    const uint16_t *value =
+        a->values + head / a->shared_by * a->head_stride + (size_t)a->first * a->dim + i;
     const float *weights = a->scores + (size_t)head * a->count;
     float sum = 0;
     for (uint32_t p = 0; p < a->count; p++)

@@ -35,8 +35,9 @@ DEVICE uint32_t load_word(const uint8_t *p)
 template <class F> DEVICE void gemv_blocks(const struct gemv_args *a)
 {
     uint32_t lane = lane_index() % BLOCK_LANES, blocks = a->cols / 32, mine = F::block(lane);
-    uint32_t first = ((block_index() * GEMV_WARPS + warp_index()) * WARP_BLOCKS +
-                      lane_index() / BLOCK_LANES) * LANE_ROWS;
+    uint32_t first =
+        ((block_index() * GEMV_WARPS + warp_index()) * WARP_BLOCKS + lane_index() / BLOCK_LANES) *
+        LANE_ROWS;
     size_t row_size = (size_t)blocks * F::SIZE;
     const uint8_t *row[LANE_ROWS];
     float sum[LANE_ROWS] = {0};

@@ -10,6 +10,7 @@
  * exchange. Memory is read and written by the functions below alone, never through a pointer, so
  * that the emulator sees it; they want addresses that are multiples of their size.
  */
+/* clang-format off: a line each for what is that short */
 #ifndef KERNELS_CUDA_DEVICE_H
 #define KERNELS_CUDA_DEVICE_H
 

@@ -142,11 +142,20 @@ void emu_free(struct emu *e)
     delete e;
 }
 
-void emu_give(struct emu *e, const void *p, size_t size) { e->given[(uintptr_t)p] = size; }
+void emu_give(struct emu *e, const void *p, size_t size)
+{
+    e->given[(uintptr_t)p] = size;
+}
 
-void emu_take(struct emu *e, const void *p) { e->given.erase((uintptr_t)p); }
+void emu_take(struct emu *e, const void *p)
+{
+    e->given.erase((uintptr_t)p);
+}
 
-void emu_reverse(struct emu *e, bool reverse) { e->reverse = reverse; }
+void emu_reverse(struct emu *e, bool reverse)
+{
+    e->reverse = reverse;
+}
 
 /* ---- fibers ---- */
 
@@ -231,10 +240,17 @@ static void exchange(struct emu *e, uint32_t warp)
     struct fiber *lanes = &e->fibers[warp * WARP_LANES];
     agree(e, warp * WARP_LANES, WARP_LANES);
     switch (lanes->what) {
-    case EMU_SHUFFLE: shuffle(lanes); break;
-    case EMU_MMA16: mma(lanes, 16); break;
-    case EMU_MMA32: mma(lanes, 32); break;
-    default: e->warp_ticks[warp]++;
+    case EMU_SHUFFLE:
+        shuffle(lanes);
+        break;
+    case EMU_MMA16:
+        mma(lanes, 16);
+        break;
+    case EMU_MMA32:
+        mma(lanes, 32);
+        break;
+    default:
+        e->warp_ticks[warp]++;
     }
 }
 
@@ -324,9 +340,18 @@ void emu_launch(struct emu *e, emu_kernel_fn *kernel, uint32_t blocks, uint32_t 
     now = before;
 }
 
-uint32_t emu_thread_index(void) { return now->thread; }
-uint32_t emu_block_threads(void) { return now->threads; }
-uint32_t emu_block_index(void) { return now->block; }
+uint32_t emu_thread_index(void)
+{
+    return now->thread;
+}
+uint32_t emu_block_threads(void)
+{
+    return now->threads;
+}
+uint32_t emu_block_index(void)
+{
+    return now->block;
+}
 
 /* ---- memory ---- */
 
@@ -459,13 +484,17 @@ void emu_copy_start(void *shared, const void *global, const char *file, int line
     struct fiber *f = &now->fibers[now->thread];
     emu_global(global, 16, file, line);
     emu_shared_write(shared, 16, file, line);
-    for (struct shadow *s = now->shadow + ((char *)shared - now->shared), *end = s + 16; s < end; s++)
+    for (struct shadow *s = now->shadow + ((char *)shared - now->shared), *end = s + 16; s < end;
+         s++)
         s->on_its_way = true;
     f->place = {file, line};
     f->copies.push_back({(char *)shared, (const char *)global, f->groups});
 }
 
-void emu_copies_commit(void) { now->fibers[now->thread].groups++; }
+void emu_copies_commit(void)
+{
+    now->fibers[now->thread].groups++;
+}
 
 /* Only now do they arrive, and for others behind the next barrier. */
 void emu_copies_wait(size_t but)
@@ -475,7 +504,8 @@ void emu_copies_wait(size_t but)
     for (const struct copy &c : f->copies)
         if (arrived(c)) {
             memcpy(c.to, c.from, 16);
-            for (struct shadow *s = now->shadow + (c.to - now->shared), *end = s + 16; s < end; s++) {
+            for (struct shadow *s = now->shadow + (c.to - now->shared), *end = s + 16; s < end;
+                 s++) {
                 s->on_its_way = false;
                 touch(&s->write, true);
             }

@@ -3,6 +3,7 @@
  * device.h for the emulator: the same functions with plain bodies. What only one lane is concerned
  * with is done in place; memory and exchanges go to emu.cc. Each passes on the line it stands in.
  */
+/* clang-format off: a line each for what is that short */
 #ifndef KERNELS_CUDA_EMU_DEVICE_H
 #define KERNELS_CUDA_EMU_DEVICE_H
 

@@ -59,6 +59,15 @@ template <class W> DEVICE void gemv_floats(const struct gemv_floats_args *a)
         store4(a->out + mine, float_bits(product));
 }
 
-KERNEL(gemv_f16, struct gemv_floats_args, GEMV_THREADS) { gemv_floats<struct weights_f16>(a); }
-KERNEL(gemv_bf16, struct gemv_floats_args, GEMV_THREADS) { gemv_floats<struct weights_bf16>(a); }
-KERNEL(gemv_f32, struct gemv_floats_args, GEMV_THREADS) { gemv_floats<struct weights_f32>(a); }
+KERNEL(gemv_f16, struct gemv_floats_args, GEMV_THREADS)
+{
+    gemv_floats<struct weights_f16>(a);
+}
+KERNEL(gemv_bf16, struct gemv_floats_args, GEMV_THREADS)
+{
+    gemv_floats<struct weights_bf16>(a);
+}
+KERNEL(gemv_f32, struct gemv_floats_args, GEMV_THREADS)
+{
+    gemv_floats<struct weights_f32>(a);
+}

@@ -17,14 +17,14 @@ struct q2_k {
         sums_of_four(x, k, l, out->sums);
     }
 
-    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
-                                      const struct lane_levels *x, int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
+                                      int *sums)
     {
         uint32_t h = l / 4, c = l % 4, dots[4];
         uint32_t codes[2] = {load4(block + 16 + 8 * l), load4(block + 20 + 8 * l)};
         /* Of the sixteens 8 h + c / 2 + 0, 2, 4, 6. */
-        uint32_t both = bytes_pick(load4(block + 8 * h), load4(block + 8 * h + 4),
-                                   c / 2 ? 0x7531 : 0x6420);
+        uint32_t both =
+            bytes_pick(load4(block + 8 * h), load4(block + 8 * h + 4), c / 2 ? 0x7531 : 0x6420);
         uint32_t scales = both & 0x0f0f0f0f, mins = both >> 4 & 0x0f0f0f0f;
         for (int run = 0; run < 4; run++) {
             uint32_t mask = 0x03030303u << 2 * run;
@@ -39,4 +39,7 @@ struct q2_k {
     }
 };
 
-KERNEL(gemv_q2_k, struct gemv_args, GEMV_THREADS) { gemv_superblocks<struct q2_k>(a); }
+KERNEL(gemv_q2_k, struct gemv_args, GEMV_THREADS)
+{
+    gemv_superblocks<struct q2_k>(a);
+}

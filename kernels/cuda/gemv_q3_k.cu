@@ -37,8 +37,8 @@ struct q3_k {
             out->sums[run] = (uint32_t)(-4 * (int16_t)(sums[run / 2] >> 16 * (run % 2)));
     }
 
-    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
-                                      const struct lane_levels *x, int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
+                                      int *sums)
     {
         uint32_t h = l / 4, c = l % 4, low[2], third[2], packed[3], dots[4];
         struct even_block even = even_block_at(block);
@@ -64,4 +64,7 @@ struct q3_k {
     }
 };
 
-KERNEL(gemv_q3_k, struct gemv_args, GEMV_THREADS) { gemv_superblocks<struct q3_k>(a); }
+KERNEL(gemv_q3_k, struct gemv_args, GEMV_THREADS)
+{
+    gemv_superblocks<struct q3_k>(a);
+}

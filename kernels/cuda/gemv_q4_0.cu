@@ -40,4 +40,7 @@ struct q4_0 {
     }
 };
 
-KERNEL(gemv_q4_0, struct gemv_args, GEMV_THREADS) { gemv_blocks<struct q4_0>(a); }
+KERNEL(gemv_q4_0, struct gemv_args, GEMV_THREADS)
+{
+    gemv_blocks<struct q4_0>(a);
+}

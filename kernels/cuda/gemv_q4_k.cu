@@ -18,8 +18,8 @@ struct q4_k {
         pair_of_levels(x, k, l, out);
     }
 
-    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
-                                      const struct lane_levels *x, int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
+                                      int *sums)
     {
         struct words4 head = load16_once(block), codes = load16_once(block + 16 + 16 * l);
         uint32_t scales, mins;
@@ -37,4 +37,7 @@ struct q4_k {
     }
 };
 
-KERNEL(gemv_q4_k, struct gemv_args, GEMV_THREADS) { gemv_superblocks<struct q4_k>(a); }
+KERNEL(gemv_q4_k, struct gemv_args, GEMV_THREADS)
+{
+    gemv_superblocks<struct q4_k>(a);
+}

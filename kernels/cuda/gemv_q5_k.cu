@@ -16,8 +16,8 @@ struct q5_k {
         pair_of_levels(x, k, l, out);
     }
 
-    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
-                                      const struct lane_levels *x, int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
+                                      int *sums)
     {
         struct words4 head = load16_once(block), fifth = load16_once(block + 16 + 16 * (l % 2));
         struct words4 codes = load16_once(block + 48 + 16 * l);
@@ -38,4 +38,7 @@ struct q5_k {
     }
 };
 
-KERNEL(gemv_q5_k, struct gemv_args, GEMV_THREADS) { gemv_superblocks<struct q5_k>(a); }
+KERNEL(gemv_q5_k, struct gemv_args, GEMV_THREADS)
+{
+    gemv_superblocks<struct q5_k>(a);
+}

@@ -27,12 +27,12 @@ struct q6_k {
         out->sums[1] = (uint32_t)(-32 * (int16_t)load2(sums + 2));
     }
 
-    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l,
-                                      const struct lane_levels *x, int *sums)
+    static DEVICE_MEMBER uint32_t dot(const uint8_t *block, uint32_t l, const struct lane_levels *x,
+                                      int *sums)
     {
         uint32_t h = l / 4, c = l % 4, low_bits[4], top_bits[4];
         struct even_block even = even_block_at(block);
-    int first = (int)x->sums[0], second = (int)x->sums[1];
+        int first = (int)x->sums[0], second = (int)x->sums[1];
         load_even<4>(even, 16 * l, low_bits);
         load_even<4>(even, 128 + 32 * h + 16 * (c % 2), top_bits);
         for (int i = 0; i < 4; i++) {
@@ -47,4 +47,7 @@ struct q6_k {
     }
 };
 
-KERNEL(gemv_q6_k, struct gemv_args, GEMV_THREADS) { gemv_superblocks<struct q6_k>(a); }
+KERNEL(gemv_q6_k, struct gemv_args, GEMV_THREADS)
+{
+    gemv_superblocks<struct q6_k>(a);
+}

@@ -31,4 +31,7 @@ struct q8_0 {
     }
 };
 
-KERNEL(gemv_q8_0, struct gemv_args, GEMV_THREADS) { gemv_blocks<struct q8_0>(a); }
+KERNEL(gemv_q8_0, struct gemv_args, GEMV_THREADS)
+{
+    gemv_blocks<struct q8_0>(a);
+}

@@ -185,6 +185,15 @@ template <int bits> DEVICE void gemv_spqr(const struct spqr_args *a)
         store4(a->out + mine, float_bits(sum));
 }
 
-KERNEL(gemv_spqr2, struct spqr_args, SPQR_THREADS) { gemv_spqr<2>(a); }
-KERNEL(gemv_spqr3, struct spqr_args, SPQR_THREADS) { gemv_spqr<3>(a); }
-KERNEL(gemv_spqr4, struct spqr_args, SPQR_THREADS) { gemv_spqr<4>(a); }
+KERNEL(gemv_spqr2, struct spqr_args, SPQR_THREADS)
+{
+    gemv_spqr<2>(a);
+}
+KERNEL(gemv_spqr3, struct spqr_args, SPQR_THREADS)
+{
+    gemv_spqr<3>(a);
+}
+KERNEL(gemv_spqr4, struct spqr_args, SPQR_THREADS)
+{
+    gemv_spqr<4>(a);
+}

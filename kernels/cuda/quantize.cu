@@ -23,7 +23,8 @@ DEVICE struct quantized quantize(const float *x, uint32_t largest)
 {
     float magnitude = float_from(largest);
     bool finite = largest < 0x7f800000;
-    struct quantized out = {{0, 0}, 0, finite ? 0 : float_from(0x7fc00000)};
+    struct quantized out = {};
+    out.scale = finite ? 0 : float_from(0x7fc00000);
     if (!finite || magnitude < 0x1p-119f)
         return out;
     float inverse = 127 / magnitude;

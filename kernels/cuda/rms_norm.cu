@@ -12,7 +12,9 @@ DEVICE double double_of(uint32_t low, uint32_t high)
     union {
         uint32_t word[2];
         double value;
-    } u = {{low, high}};
+    } u = {
+        {low, high}
+    };
     return u.value;
 }
 

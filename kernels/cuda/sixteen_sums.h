@@ -12,7 +12,10 @@
 enum { SUMS = 16, HALF_SUMS = SUMS / 2 };
 
 /* Where a lane's first eight elements begin. */
-DEVICE uint32_t lane_eight(void) { return lane_index() % 2 * HALF_SUMS; }
+DEVICE uint32_t lane_eight(void)
+{
+    return lane_index() % 2 * HALF_SUMS;
+}
 
 /* sum[i] += x[i] * y[i] */
 DEVICE void eight_add(float *sum, const float *x, const float *y)

@@ -5,8 +5,14 @@
 
 #define TOY(name) KERNEL(name, struct toy_args, TOY_THREADS)
 
-DEVICE uint32_t in_word(const struct toy_args *a) { return load4(a->in + thread_index()); }
-DEVICE void out_word(const struct toy_args *a, uint32_t v) { store4(a->out + thread_index(), v); }
+DEVICE uint32_t in_word(const struct toy_args *a)
+{
+    return load4(a->in + thread_index());
+}
+DEVICE void out_word(const struct toy_args *a, uint32_t v)
+{
+    store4(a->out + thread_index(), v);
+}
 
 /* ---- shared memory ---- */
 
@@ -69,7 +75,10 @@ TOY(toy_banks)
 
 /* ---- global memory ---- */
 
-TOY(toy_read) { out_word(a, load4(a->in + thread_index() + a->stride)); }
+TOY(toy_read)
+{
+    out_word(a, load4(a->in + thread_index() + a->stride));
+}
 
 TOY(toy_read_words)
 {
@@ -77,11 +86,17 @@ TOY(toy_read_words)
     out_word(a, v.w[0] + v.w[1] + v.w[2] + v.w[3]);
 }
 
-TOY(toy_write_past_the_end) { store4(a->out + thread_index() + 1, in_word(a)); }
+TOY(toy_write_past_the_end)
+{
+    store4(a->out + thread_index() + 1, in_word(a));
+}
 
 /* ---- exchanges ---- */
 
-TOY(toy_shuffle) { out_word(a, shuffle_xor(in_word(a), 5)); }
+TOY(toy_shuffle)
+{
+    out_word(a, shuffle_xor(in_word(a), 5));
+}
 
 TOY(toy_shuffle_in_one_half)
 {

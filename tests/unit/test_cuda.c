@@ -18,9 +18,9 @@
 
 #include <cmocka.h>
 
-emu_kernel_fn quantize_256, quantize_32, quantize_64, gemv_spqr2, gemv_spqr3, gemv_spqr4, gemv_q2_k, gemv_q3_k, gemv_q4_k, gemv_q5_k, gemv_q6_k,
-    gemv_q4_0, gemv_q8_0, gemv_f16, gemv_bf16, gemv_f32, add, silu_gate, rope, remember, rms_norm,
-    argmax, attend_scores, attend_weights, attend_values;
+emu_kernel_fn quantize_256, quantize_32, quantize_64, gemv_spqr2, gemv_spqr3, gemv_spqr4, gemv_q2_k,
+    gemv_q3_k, gemv_q4_k, gemv_q5_k, gemv_q6_k, gemv_q4_0, gemv_q8_0, gemv_f16, gemv_bf16, gemv_f32,
+    add, silu_gate, rope, remember, rms_norm, argmax, attend_scores, attend_weights, attend_values;
 
 static struct emu *emu;
 
@@ -82,7 +82,10 @@ static struct activation_planes quantized(const float *values, const uint32_t *o
     float *x = room_of(values, cols * sizeof *x);
     uint32_t *from = order ? room_of(order, cols * sizeof *from) : NULL;
     struct quantize_args args = {x, from, planes_new(cols, block), cols};
-    emu_launch(emu, block == 32 ? quantize_32 : block == 64 ? quantize_64 : quantize_256,
+    emu_launch(emu,
+               block == 32   ? quantize_32
+               : block == 64 ? quantize_64
+                             : quantize_256,
                blocks_of(cols, 256 * QUANTIZE_WARPS), QUANTIZE_THREADS, &args);
     room_free(x);
     if (order)
@@ -179,8 +182,8 @@ static const struct product {
     {FORMAT_Q4_K, gemv_q4_k, GEMV_ROWS_256},
     {FORMAT_Q5_K, gemv_q5_k, GEMV_ROWS_256},
     {FORMAT_Q6_K, gemv_q6_k, GEMV_ROWS_256},
-    {FORMAT_Q4_0, gemv_q4_0, GEMV_ROWS_32},
-    {FORMAT_Q8_0, gemv_q8_0, GEMV_ROWS_32},
+    {FORMAT_Q4_0, gemv_q4_0, GEMV_ROWS_32 },
+    {FORMAT_Q8_0, gemv_q8_0, GEMV_ROWS_32 },
 };
 
 static void multiply_cpu(const struct format *f, const uint8_t *packed, const float *x,
@@ -318,10 +321,9 @@ static float half_gaussian(struct random *r)
 /* Any codes and statistics, and as many outliers as there is room for, most of them in one row. */
 static void stripe_fill(const struct spqr_layout *l, struct random *r, uint8_t *out)
 {
-    struct spqr_stripe s = {malloc(l->padded * sizeof *s.codes),
-                            malloc(l->padded / SPQR_GROUP * sizeof *s.groups),
-                            calloc(l->padded, sizeof *s.outlier_rows),
-                            malloc(l->padded * sizeof *s.outliers)};
+    struct spqr_stripe s = {
+        malloc(l->padded * sizeof *s.codes), malloc(l->padded / SPQR_GROUP * sizeof *s.groups),
+        calloc(l->padded, sizeof *s.outlier_rows), malloc(l->padded * sizeof *s.outliers)};
     assert_true(s.codes && s.groups && s.outlier_rows && s.outliers);
     size_t left = l->slots;
     for (size_t c = 0; c < l->padded; c++)
@@ -413,14 +415,14 @@ static void test_spqr(void **state)
         uint32_t rows, cols;
         double budget;
     } cases[] = {
-        {1,  64,    0    },
-        {16, 64,    0.2  },
-        {37, 320,   0.01 },
-        {32, 576,   0    },
-        {17, 1000,  0.05 },
-        {16, 1024,  1    },
-        {3,  64 * 130, 0.01},
-        {5,  65600, 0.001},
+        {1,  64,       0    },
+        {16, 64,       0.2  },
+        {37, 320,      0.01 },
+        {32, 576,      0    },
+        {17, 1000,     0.05 },
+        {16, 1024,     1    },
+        {3,  64 * 130, 0.01 },
+        {5,  65600,    0.001},
     };
     struct random r = {44};
     struct spqr_layout l;
@@ -660,7 +662,8 @@ static void test_rope(void **state)
                 }
             }
             struct rope_args args = {x, angles, angles + pairs, HEADS, DIM, pairs, halves};
-            emu_launch(emu, rope, blocks_of(HEADS * pairs, ELEMENT_THREADS), ELEMENT_THREADS, &args);
+            emu_launch(emu, rope, blocks_of(HEADS * pairs, ELEMENT_THREADS), ELEMENT_THREADS,
+                       &args);
             same("rope", x, wanted, N);
             room_free(x);
             room_free(angles);
@@ -754,7 +757,10 @@ static int backward(void **state)
 }
 
 #define BOTH(test)                                                                                 \
-    {#test ", forward", test, forward, NULL, NULL}, {#test ", backward", test, backward, NULL, NULL}
+    {#test ", forward", test, forward, NULL, NULL},                                                \
+    {                                                                                              \
+#test ", backward", test, backward, NULL, NULL                                             \
+    }
 
 int main(void)
 {

@@ -64,7 +64,8 @@ static void dies(emu_kernel_fn *toy, uint32_t stride, const char *sentence)
     }
     close(ends[1]);
     size_t n = 0;
-    for (ssize_t got; n < sizeof said - 1 && (got = read(ends[0], said + n, sizeof said - 1 - n)) > 0;)
+    for (ssize_t got;
+         n < sizeof said - 1 && (got = read(ends[0], said + n, sizeof said - 1 - n)) > 0;)
         n += (size_t)got;
     close(ends[0]);
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -268,17 +269,17 @@ static int backward(void **state)
 }
 
 #define BOTH(test)                                                                                 \
-    {#test ", forward", test, forward, NULL, NULL}, {#test ", backward", test, backward, NULL, NULL}
+    {#test ", forward", test, forward, NULL, NULL},                                                \
+    {                                                                                              \
+#test ", backward", test, backward, NULL, NULL                                             \
+    }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        BOTH(test_right_kernels_run),
-        BOTH(test_broken_kernels_are_caught),
-        BOTH(test_memory_is_taken_back),
-        BOTH(test_sectors_are_counted),
-        BOTH(test_bank_conflicts_are_counted),
-        BOTH(test_products_of_matrices),
+        BOTH(test_right_kernels_run),          BOTH(test_broken_kernels_are_caught),
+        BOTH(test_memory_is_taken_back),       BOTH(test_sectors_are_counted),
+        BOTH(test_bank_conflicts_are_counted), BOTH(test_products_of_matrices),
     };
     emu = emu_new();
     in = aligned_alloc(32, TOY_THREADS * sizeof *in);
