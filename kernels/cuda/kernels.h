@@ -52,6 +52,20 @@ struct gemv_args {
     uint32_t row_count, cols;
 };
 
+/* Names: matmul8_q4_k, matmul16_q4_k, ... for the K formats. The same for up to 8 or 16 columns,
+ * out[c * out_stride + r]; the planes of column c begin c strides behind those of the first (in
+ * elements; of levels a multiple of 4, of sums of 8).
+ *
+ * TILE_THREADS; ceil(rows / TILE_ROWS) blocks. */
+enum { TILE_ROWS = 16, TILE_WARPS = 8, TILE_THREADS = 32 * TILE_WARPS };
+struct matmul_args {
+    const uint8_t *rows;
+    struct activation_planes x;
+    float *out;
+    uint64_t level_stride, scale_stride, sum_stride, out_stride;
+    uint32_t row_count, cols, batch;
+};
+
 /* Names: gemv_spqr2, gemv_spqr3, gemv_spqr4. The same for stripes, one behind the other from a
  * multiple of 16 bytes on, as codec/spqr/stripe.h lays them out; x in blocks of 64, in the order of
  * the matrix's permutation, padded with zeros to 64 columns.

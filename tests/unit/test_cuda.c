@@ -22,6 +22,9 @@ emu_kernel_fn quantize_256, quantize_32, quantize_64, gemv_spqr2, gemv_spqr3, ge
     gemv_q3_k, gemv_q4_k, gemv_q5_k, gemv_q6_k, gemv_q4_0, gemv_q8_0, gemv_f16, gemv_bf16, gemv_f32,
     add, silu_gate, rope, remember, rms_norm, argmax, attend_scores, attend_weights, attend_values;
 
+emu_kernel_fn matmul8_q2_k, matmul8_q3_k, matmul8_q4_k, matmul8_q5_k, matmul8_q6_k, matmul16_q2_k,
+    matmul16_q3_k, matmul16_q4_k, matmul16_q5_k, matmul16_q6_k;
+
 static struct emu *emu;
 
 static uint32_t blocks_of(uint32_t n, uint32_t each)
@@ -29,10 +32,10 @@ static uint32_t blocks_of(uint32_t n, uint32_t each)
     return (n + each - 1) / each;
 }
 
-/* Memory that kernels may use, filled with what is no number. */
+/* Memory that kernels may use, aligned as a device's, filled with what is no number. */
 static void *room(size_t size)
 {
-    void *p = malloc(size);
+    void *p = aligned_alloc(256, (size + 256) / 256 * 256);
     assert_non_null(p);
     memset(p, 0xff, size);
     emu_give(emu, p, size);
@@ -238,6 +241,76 @@ static void test_products(void **state)
                                blocks[k] * (uint32_t)formats[products[p].format].block);
             }
 }
+
+/* ---- a few columns ---- */
+
+static const struct tile {
+    enum format_id format;
+    emu_kernel_fn *of_8, *of_16;
+} tiles[] = {
+    {FORMAT_Q2_K, matmul8_q2_k, matmul16_q2_k},
+    {FORMAT_Q3_K, matmul8_q3_k, matmul16_q3_k},
+    {FORMAT_Q4_K, matmul8_q4_k, matmul16_q4_k},
+    {FORMAT_Q5_K, matmul8_q5_k, matmul16_q5_k},
+    {FORMAT_Q6_K, matmul8_q6_k, matmul16_q6_k},
+};
+
+/* The planes of a column, which begin at a multiple of 16 bytes. */
+static void column_put(const struct activation_planes *all, uint32_t c, uint32_t cols,
+                       const float *x)
+{
+    uint32_t blocks = cols / 256;
+    struct activation_planes p = quantized(x, NULL, cols, 256);
+    memcpy(all->levels + c * cols, p.levels, cols);
+    memcpy(all->scales + c * blocks, p.scales, blocks * sizeof *p.scales);
+    memcpy(all->sums + c * blocks * 16, p.sums, blocks * 16 * sizeof *p.sums);
+    planes_free(p);
+}
+
+static void tile_check(const struct tile *t, struct random *r, uint32_t rows, uint32_t cols,
+                       uint32_t batch)
+{
+    const struct format *f = &formats[t->format];
+    size_t blocks = (size_t)rows * cols / 256, stride = rows + 3, n = batch * stride;
+    uint8_t *packed = room(blocks * f->block_size);
+    struct activation_planes all = planes_new(cols * batch, 256);
+    float *x = malloc(cols * sizeof *x), *out = room(n * sizeof *out), *wanted = malloc(n * 4);
+    assert_true(x && wanted);
+    memset(wanted, 0xff, n * sizeof *wanted);
+    packed_fill(f, r, packed, blocks);
+    for (uint32_t c = 0; c < batch; c++) {
+        weights_fill(WEIGHTS_JUMPS, r, x, cols);
+        column_put(&all, c, cols, x);
+        multiply_cpu(f, packed, x, rows, cols, wanted + c * stride);
+    }
+    struct matmul_args args = {packed,          all,    out,  cols, cols / 256,
+                               cols / 256 * 16, stride, rows, cols, batch};
+    emu_launch(emu, batch <= 8 ? t->of_8 : t->of_16, blocks_of(rows, TILE_ROWS), TILE_THREADS,
+               &args);
+    char what[80];
+    snprintf(what, sizeof what, "%s, %u x %u, batch %u", f->title, rows, cols, batch);
+    same(what, out, wanted, n);
+    planes_free(all);
+    room_free(packed);
+    room_free(out);
+    free(x);
+    free(wanted);
+}
+
+static void test_products_with_columns(void **state)
+{
+    static const uint32_t rows[] = {1, 9, 37}, blocks[] = {1, 3, 8, 17};
+    static const uint32_t batches[] = {1, 2, 5, 8, 9, 16};
+    struct random r = {46};
+    (void)state;
+    for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++)
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+            for (size_t k = 0; k < sizeof blocks / sizeof *blocks; k++)
+                for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
+                    tile_check(&tiles[t], &r, rows[i], 256 * blocks[k], batches[b]);
+}
+
+/* ---- plain floats ---- */
 
 static void floats_check(enum format_id id, emu_kernel_fn *gemv, struct random *r, uint32_t rows,
                          uint32_t cols)
@@ -470,9 +543,7 @@ static void test_sectors(void **state)
     static float x[COLS];
     struct random r = {42};
     (void)state;
-    uint8_t *packed = aligned_alloc(4096, blocks * f->block_size);
-    assert_non_null(packed);
-    emu_give(emu, packed, blocks * f->block_size);
+    uint8_t *packed = room(blocks * f->block_size);
     packed_fill(f, &r, packed, blocks);
     weights_fill(WEIGHTS_GAUSSIAN, &r, x, COLS);
     float *out = room(ROWS * sizeof *out);
@@ -770,6 +841,7 @@ int main(void)
         BOTH(test_activations_in_blocks_of_64),
         BOTH(test_products),
         BOTH(test_products_of_extremes),
+        BOTH(test_products_with_columns),
         BOTH(test_products_of_floats),
         BOTH(test_spqr),
         BOTH(test_spqr_of_any_bytes),
