@@ -23,14 +23,9 @@
 #define KERNELS_CUDA_BLOCK32_H
 
 #include "kernels/cuda/superblock.h"
+#include "kernels/cuda/unaligned.h"
 
 enum { LANE_ROWS = 2 };
-
-/* A word of a block that begins at an even address. */
-DEVICE uint32_t load_word(const uint8_t *p)
-{
-    return load2(p) | (uint32_t)load2(p + 2) << 16;
-}
 
 template <class F> DEVICE void gemv_blocks(const struct gemv_args *a)
 {

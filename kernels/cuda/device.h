@@ -42,6 +42,11 @@ struct words4 {
     }                                                                                              \
     DEVICE void name##_body(const type *a)
 
+/* Before a loop: turns written out, so that what they index are registers; or not, where that would
+ * take more of them than there are. */
+#define UNROLLED   _Pragma("unroll")
+#define ONE_BY_ONE _Pragma("unroll 1")
+
 /* count elements that the threads of a block share; of no value until they are written. */
 #define SHARED(type, name, count) __shared__ type name[count]
 

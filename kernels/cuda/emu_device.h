@@ -25,6 +25,9 @@
     extern "C" void name(const void *arguments) { name##_body((const type *)arguments); }          \
     static void name##_body(const type *a)
 
+#define UNROLLED
+#define ONE_BY_ONE
+
 #define SHARED(type, name, count)                                                                  \
     type *name = (type *)emu_shared(sizeof(type) * (count), __FILE__, __LINE__)
 

@@ -14,6 +14,7 @@
 #include "kernels/cuda/gemv_q6_k.cu"
 #include "kernels/cuda/gemv_q8_0.cu"
 #include "kernels/cuda/gemv_spqr.cu"
+#include "kernels/cuda/matmul_32.cu"
 #include "kernels/cuda/matmul_k.cu"
 #include "kernels/cuda/quantize.cu"
 #include "kernels/cuda/rms_norm.cu"

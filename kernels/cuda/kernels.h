@@ -52,7 +52,7 @@ struct gemv_args {
     uint32_t row_count, cols;
 };
 
-/* Names: matmul8_q4_k, matmul16_q4_k, ... for the K formats. The same for up to 8 or 16 columns,
+/* Names: matmul8_q4_k, matmul16_q4_k, .... The same formats for up to 8 or 16 columns,
  * out[c * out_stride + r]; the planes of column c begin c strides behind those of the first (in
  * elements; of levels a multiple of 4, of sums of 8).
  *

@@ -193,7 +193,7 @@ struct tile_q2_k {
     }
 };
 
-#define MATMUL(name)                                                                               \
+#define MATMUL_K(name)                                                                              \
     KERNEL(matmul8_##name, struct matmul_args, TILE_THREADS)                                       \
     {                                                                                              \
         matmul_superblocks<struct tile_##name, 1>(a);                                              \
@@ -202,8 +202,8 @@ struct tile_q2_k {
     {                                                                                              \
         matmul_superblocks<struct tile_##name, 2>(a);                                              \
     }
-MATMUL(q2_k)
-MATMUL(q3_k)
-MATMUL(q4_k)
-MATMUL(q5_k)
-MATMUL(q6_k)
+MATMUL_K(q2_k)
+MATMUL_K(q3_k)
+MATMUL_K(q4_k)
+MATMUL_K(q5_k)
+MATMUL_K(q6_k)

@@ -65,6 +65,7 @@ DEVICE int tile_msum(const uint32_t *mins, const int16_t *sums)
 template <class F>
 DEVICE void tile_dot(const struct tile_row *rows, const int8_t *levels, int *isum)
 {
+    UNROLLED
     for (int j = 0; j < SIXTEENS; j++) {
         uint32_t codes[2] = {F::codes(&rows[0], j), F::codes(&rows[1], j)};
         int scales[2] = {F::scale(&rows[0], j), F::scale(&rows[1], j)}, d[TILE_SUMS] = {};
@@ -84,10 +85,12 @@ DEVICE void tile_add(const struct matmul_args *a, const struct tile_row *rows, u
     if (F::MINS)
         for (int r = 0; r < 2; r++)
             F::mins(&rows[r], mins[r]);
+    ONE_BY_ONE
     for (int group = 0; group < n; group++) {
         uint32_t column = min_of(8 * group + g, a->batch - 1);
         int isum[TILE_SUMS] = {};
         tile_dot<F>(rows, a->x.levels + column * a->level_stride + 256 * (size_t)k + 4 * t, isum);
+        UNROLLED
         for (int i = 0; i < TILE_SUMS; i++) {
             const struct tile_row *row = &rows[i / 2];
             size_t c = min_of(8 * group + 2 * t + i % 2, a->batch - 1);

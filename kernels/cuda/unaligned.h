@@ -10,6 +10,12 @@
 
 #include "kernels/cuda/device.h"
 
+/* One word, from an even address. */
+DEVICE uint32_t load_word(const uint8_t *p)
+{
+    return load2(p) | (uint32_t)load2(p + 2) << 16;
+}
+
 struct even_block {
     const uint8_t *words; /* at a multiple of four, 0 or 2 bytes before the block */
     uint32_t shift;       /* bits from there to the block */

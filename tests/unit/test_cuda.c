@@ -23,7 +23,7 @@ emu_kernel_fn quantize_256, quantize_32, quantize_64, gemv_spqr2, gemv_spqr3, ge
     add, silu_gate, rope, remember, rms_norm, argmax, attend_scores, attend_weights, attend_values;
 
 emu_kernel_fn matmul8_q2_k, matmul8_q3_k, matmul8_q4_k, matmul8_q5_k, matmul8_q6_k, matmul16_q2_k,
-    matmul16_q3_k, matmul16_q4_k, matmul16_q5_k, matmul16_q6_k;
+    matmul16_q3_k, matmul16_q4_k, matmul16_q5_k, matmul16_q6_k, matmul8_q8_0, matmul16_q8_0, matmul8_q4_0, matmul16_q4_0;
 
 static struct emu *emu;
 
@@ -253,17 +253,25 @@ static const struct tile {
     {FORMAT_Q4_K, matmul8_q4_k, matmul16_q4_k},
     {FORMAT_Q5_K, matmul8_q5_k, matmul16_q5_k},
     {FORMAT_Q6_K, matmul8_q6_k, matmul16_q6_k},
+    {FORMAT_Q8_0, matmul8_q8_0, matmul16_q8_0},
+    {FORMAT_Q4_0, matmul8_q4_0, matmul16_q4_0},
 };
 
-/* The planes of a column, which begin at a multiple of 16 bytes. */
-static void column_put(const struct activation_planes *all, uint32_t c, uint32_t cols,
-                       const float *x)
+/* What of planes belongs to a column. */
+static struct matmul_args strides_of(uint32_t cols, uint32_t block)
 {
-    uint32_t blocks = cols / 256;
-    struct activation_planes p = quantized(x, NULL, cols, 256);
-    memcpy(all->levels + c * cols, p.levels, cols);
-    memcpy(all->scales + c * blocks, p.scales, blocks * sizeof *p.scales);
-    memcpy(all->sums + c * blocks * 16, p.sums, blocks * 16 * sizeof *p.sums);
+    return (struct matmul_args){.level_stride = cols,
+                                .scale_stride = cols / block,
+                                .sum_stride = cols / (block == 32 ? 32 : 16)};
+}
+
+static void column_put(const struct activation_planes *all, const struct matmul_args *s,
+                       const float *x, uint32_t c, uint32_t block)
+{
+    struct activation_planes p = quantized(x, NULL, (uint32_t)s->level_stride, block);
+    memcpy(all->levels + c * s->level_stride, p.levels, s->level_stride);
+    memcpy(all->scales + c * s->scale_stride, p.scales, s->scale_stride * sizeof *p.scales);
+    memcpy(all->sums + c * s->sum_stride, p.sums, s->sum_stride * sizeof *p.sums);
     planes_free(p);
 }
 
@@ -271,20 +279,26 @@ static void tile_check(const struct tile *t, struct random *r, uint32_t rows, ui
                        uint32_t batch)
 {
     const struct format *f = &formats[t->format];
-    size_t blocks = (size_t)rows * cols / 256, stride = rows + 3, n = batch * stride;
+    size_t blocks = (size_t)rows * cols / f->block, stride = rows + 3, n = batch * stride;
+    struct matmul_args args = strides_of(cols, f->block);
+    struct activation_planes all = planes_new(cols * batch, f->block);
     uint8_t *packed = room(blocks * f->block_size);
-    struct activation_planes all = planes_new(cols * batch, 256);
     float *x = malloc(cols * sizeof *x), *out = room(n * sizeof *out), *wanted = malloc(n * 4);
     assert_true(x && wanted);
     memset(wanted, 0xff, n * sizeof *wanted);
     packed_fill(f, r, packed, blocks);
     for (uint32_t c = 0; c < batch; c++) {
         weights_fill(WEIGHTS_JUMPS, r, x, cols);
-        column_put(&all, c, cols, x);
+        column_put(&all, &args, x, c, f->block);
         multiply_cpu(f, packed, x, rows, cols, wanted + c * stride);
     }
-    struct matmul_args args = {packed,          all,    out,  cols, cols / 256,
-                               cols / 256 * 16, stride, rows, cols, batch};
+    args.rows = packed;
+    args.x = all;
+    args.out = out;
+    args.out_stride = stride;
+    args.row_count = rows;
+    args.cols = cols;
+    args.batch = batch;
     emu_launch(emu, batch <= 8 ? t->of_8 : t->of_16, blocks_of(rows, TILE_ROWS), TILE_THREADS,
                &args);
     char what[80];
@@ -307,7 +321,8 @@ static void test_products_with_columns(void **state)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
             for (size_t k = 0; k < sizeof blocks / sizeof *blocks; k++)
                 for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
-                    tile_check(&tiles[t], &r, rows[i], 256 * blocks[k], batches[b]);
+                    tile_check(&tiles[t], &r, rows[i],
+                               blocks[k] * (uint32_t)formats[tiles[t].format].block, batches[b]);
 }
 
 /* ---- plain floats ---- */
