@@ -66,6 +66,12 @@ DEVICE uint32_t shuffle_xor(uint32_t v, uint32_t mask)
     return __shfl_xor_sync(0xffffffff, v, mask);
 }
 
+/* The value of a lane, which each may choose for itself. */
+DEVICE uint32_t shuffle_from(uint32_t v, uint32_t lane)
+{
+    return __shfl_sync(0xffffffff, v, lane);
+}
+
 /* ---- memory ---- */
 
 /* Through the cache that is never written to: for what no kernel changes while this one runs. */

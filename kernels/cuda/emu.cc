@@ -203,7 +203,7 @@ static void agree(struct emu *e, uint32_t first, uint32_t count)
 static void shuffle(struct fiber *lanes)
 {
     for (uint32_t lane = 0; lane < WARP_LANES; lane++) {
-        uint32_t from = lane ^ lanes[lane].in[1];
+        uint32_t from = lanes[lane].in[1];
         if (from >= WARP_LANES)
             fault(lanes[lane].place, "a shuffle from lane %u", from);
         *lanes[lane].out = *lanes[from].in;

@@ -41,7 +41,7 @@ void *emu_shared(size_t size, const char *file, int line);
 void emu_global(const void *p, size_t size, const char *file, int line);
 void emu_shared_read(const void *p, size_t size, const char *file, int line);
 void emu_shared_write(const void *p, size_t size, const char *file, int line);
-/* Returns when all that must be there are. Of a shuffle, in: value, mask; out: the other's value. Of
+/* Returns when all that must be there are. Of a shuffle, in: value, lane; out: that lane's value. Of
  * a product, in: a, b, d; out: d. */
 void emu_exchange(enum emu_exchange what, const uint32_t *in, uint32_t *out, const char *file,
                   int line);
@@ -62,11 +62,16 @@ DEVICE void block_barrier(PLACE)
 
 DEVICE void warp_barrier(PLACE) { emu_exchange(EMU_WARP_BARRIER, NULL, NULL, file, line); }
 
-DEVICE uint32_t shuffle_xor(uint32_t v, uint32_t mask, PLACE)
+DEVICE uint32_t shuffle_from(uint32_t v, uint32_t lane, PLACE)
 {
-    uint32_t in[2] = {v, mask}, out;
+    uint32_t in[2] = {v, lane}, out;
     emu_exchange(EMU_SHUFFLE, in, &out, file, line);
     return out;
+}
+
+DEVICE uint32_t shuffle_xor(uint32_t v, uint32_t mask, PLACE)
+{
+    return shuffle_from(v, emu_thread_index() % WARP_LANES ^ mask, file, line);
 }
 
 /* ---- memory ---- */

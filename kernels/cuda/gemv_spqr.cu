@@ -22,22 +22,9 @@
  * outlier j to sum j % 8, which are added up in halves; at last those two. Columns of outliers are
  * cut to the matrix and slots to the stripe, so that nothing else is read, whatever they say.
  */
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/spqr.h"
 
 enum { SPQR_SUMS = SPQR_THREADS / 16, TURN_TILES = 64, TURN_WORDS = TURN_TILES * 16 };
-
-/* Where planes begin in a supertile. */
-template <int bits> struct spqr_planes {
-    enum {
-        THIRD = 256, /* three bits only */
-        SCALES = 128 * bits,
-        ZEROS = SCALES + 16,
-        TOP_BITS = SCALES + 32,
-        STATISTICS = SCALES + 48,
-        SIZE = SCALES + 80,
-    };
-};
 
 /* The codes of a row as they lie. */
 template <int bits> struct spqr_codes {
@@ -69,17 +56,6 @@ template <int bits> DEVICE uint32_t four_codes(const struct spqr_codes<bits> *c,
     uint32_t third = c->w[2 * bits - 2 + i % 2];
     int bit = 2 * g + i / 2;
     return low | ((bit < 2 ? third << (2 - bit) : third >> (bit - 2)) & 0x04040404);
-}
-
-/* A three-bit code of group g: two bits of a plane's byte and one of the third bits. */
-DEVICE float statistic_code(uint32_t low_bits, uint32_t top_bits, int g)
-{
-    return (float)((low_bits >> 2 * g & 3) | (top_bits << 2 >> g & 4));
-}
-
-DEVICE float half_of(const uint32_t *words, int i)
-{
-    return half_to_float((uint16_t)(words[i / 2] >> 16 * (i % 2)));
 }
 
 /* What a supertile adds to a row. levels: of its 64 columns; sums: of each 16. */
@@ -115,20 +91,10 @@ DEVICE float supertile_dot(const uint8_t *tile, uint32_t row, const int8_t *leve
 DEVICE float outliers_dot(const struct spqr_args *a, const uint8_t *stripe, uint32_t row,
                           uint32_t part)
 {
-    const uint8_t *ends = stripe + a->ends_at;
-    uint32_t slot = row ? load4(ends + 4 * row - 4) : 0;
-    uint32_t end = min_of(load4(ends + 4 * row), a->slots);
+    struct slot_range slots = slots_of(&a->layout, stripe, row);
     float sum = 0;
-    if (slot > end)
-        return sum;
-    for (slot += part; slot < end; slot += SPQR_SUMS) {
-        uint32_t column = a->wide ? load4(stripe + a->columns_at + 4 * (size_t)slot)
-                                  : load2(stripe + a->columns_at + 2 * (size_t)slot);
-        column = min_of(column, a->cols - 1);
-        float level = (float)(int8_t)load1(a->x.levels + column);
-        float x = level * float_from(load4(a->x.scales + column / 64));
-        sum += half_to_float(load2(stripe + a->values_at + 2 * (size_t)slot)) * x;
-    }
+    for (uint32_t slot = slots.first + part; slot < slots.end; slot += SPQR_SUMS)
+        sum += outlier_product(&a->layout, stripe, slot, a->x.levels, a->x.scales);
     return sum;
 }
 
@@ -152,7 +118,7 @@ template <int bits>
 DEVICE float tiles_add(const struct spqr_args *a, const uint8_t *stripe, uint32_t *words,
                        uint32_t row, uint32_t part)
 {
-    uint32_t tiles = (a->cols + 63) / 64;
+    uint32_t tiles = (a->layout.cols + 63) / 64;
     float sum = 0;
     for (uint32_t first = 0; first < tiles; first += TURN_TILES) {
         uint32_t *turn = words + first / TURN_TILES % 2 * TURN_WORDS;
@@ -175,11 +141,11 @@ template <int bits> DEVICE void gemv_spqr(const struct spqr_args *a)
 {
     SHARED(uint32_t, words, 2 * TURN_WORDS);
     SHARED(uint32_t, of_parts, SPQR_THREADS);
-    const uint8_t *stripe = a->stripes + block_index() * a->stripe_size;
+    const uint8_t *stripe = a->stripes + block_index() * a->layout.stripe_size;
     uint32_t row = thread_index() % 16, part = thread_index() / 16;
     uint32_t mine = block_index() * 16 + row;
     float sum = tiles_add<bits>(a, stripe, words, row, part);
-    if (a->slots)
+    if (a->layout.slots)
         sum += parts_add(of_parts, row, part, outliers_dot(a, stripe, row, part));
     if (part == 0 && mine < a->row_count)
         store4(a->out + mine, float_bits(sum));

@@ -16,5 +16,6 @@
 #include "kernels/cuda/gemv_spqr.cu"
 #include "kernels/cuda/matmul_32.cu"
 #include "kernels/cuda/matmul_k.cu"
+#include "kernels/cuda/matmul_spqr.cu"
 #include "kernels/cuda/quantize.cu"
 #include "kernels/cuda/rms_norm.cu"

@@ -66,9 +66,15 @@ struct matmul_args {
     uint32_t row_count, cols, batch;
 };
 
+/* Where things lie in a stripe, as codec/spqr/stripe.h has it. */
+struct spqr_places {
+    uint64_t stripe_size, ends_at, columns_at, values_at; /* ends_at: behind the supertiles */
+    uint32_t cols, slots, wide;                           /* wide: columns have 4 bytes, not 2 */
+};
+
 /* Names: gemv_spqr2, gemv_spqr3, gemv_spqr4. The same for stripes, one behind the other from a
- * multiple of 16 bytes on, as codec/spqr/stripe.h lays them out; x in blocks of 64, in the order of
- * the matrix's permutation, padded with zeros to 64 columns.
+ * multiple of 16 bytes on; x in blocks of 64, in the order of the matrix's permutation, padded with
+ * zeros to 64 columns.
  *
  * SPQR_THREADS; a block for each stripe, ceil(rows / 16) of them. */
 enum { SPQR_THREADS = 128 };
@@ -76,8 +82,21 @@ struct spqr_args {
     const uint8_t *stripes;
     struct activation_planes x;
     float *out;
-    uint64_t stripe_size, ends_at, columns_at, values_at; /* ends_at: behind the supertiles */
-    uint32_t row_count, cols, slots, wide;                /* wide: columns have 4 bytes, not 2 */
+    struct spqr_places layout;
+    uint32_t row_count;
+};
+
+/* Names: matmul8_spqr2, matmul16_spqr2, ... for 2, 3 and 4 bits. The same for up to 8 or 16 columns;
+ * strides as for the other formats.
+ *
+ * TILE_THREADS; a block for each stripe. */
+struct matmul_spqr_args {
+    const uint8_t *stripes;
+    struct activation_planes x;
+    float *out;
+    struct spqr_places layout;
+    uint64_t level_stride, scale_stride, sum_stride, out_stride;
+    uint32_t row_count, batch;
 };
 
 /* Names: gemv_f16, gemv_bf16, gemv_f32. The same for plain floats; cols is a multiple of 16, and x

@@ -53,7 +53,7 @@ DEVICE void block_tile_add(const struct matmul_args *a, const uint32_t *codes, c
 
 template <class F, int n> DEVICE void matmul_blocks(const struct matmul_args *a)
 {
-    SHARED(uint32_t, words, TILE_WARPS *n *TILE_SUMS *WARP_LANES);
+    SHARED(uint32_t, words, TILE_WARPS * n * TILE_SUMS * WARP_LANES);
     uint32_t blocks = a->cols / 32, first = block_index() * TILE_ROWS + lane_index() / 4;
     size_t row_size = (size_t)blocks * F::SIZE;
     float sum[n][TILE_SUMS] = {};
@@ -61,8 +61,8 @@ template <class F, int n> DEVICE void matmul_blocks(const struct matmul_args *a)
         uint32_t codes[4], of_row[2];
         float d[2];
         for (uint32_t r = 0; r < 2; r++) {
-            const uint8_t *block = a->rows + min_of(first + 8 * r, a->row_count - 1) * row_size +
-                                   (size_t)k * F::SIZE;
+            const uint8_t *block =
+                a->rows + min_of(first + 8 * r, a->row_count - 1) * row_size + (size_t)k * F::SIZE;
             F::codes(block, lane_index() % 4, of_row);
             codes[r] = of_row[0];
             codes[2 + r] = of_row[1];

@@ -104,6 +104,17 @@ DEVICE void tile_add(const struct matmul_args *a, const struct tile_row *rows, u
     }
 }
 
+/* What number `at` of a warp's sums is of: they lie sum by sum, lane by lane. */
+struct tile_place {
+    uint32_t row, column;
+};
+
+DEVICE struct tile_place tile_place_of(uint32_t at)
+{
+    uint32_t i = at / WARP_LANES, lane = at % WARP_LANES;
+    return {lane / 4 + i % TILE_SUMS / 2 * 8, i / TILE_SUMS * 8 + lane % 4 * 2 + i % 2};
+}
+
 /* The sums of the warps, in halves, by as many threads as there are; each stores one number. */
 template <int n>
 DEVICE void tile_store(const struct matmul_args *a, uint32_t *words, float sum[n][TILE_SUMS])
@@ -113,10 +124,10 @@ DEVICE void tile_store(const struct matmul_args *a, uint32_t *words, float sum[n
         shared_put4(words + warp_index() * WARP_WORDS + i * WARP_LANES + lane_index(),
                     float_bits(sum[i / TILE_SUMS][i % TILE_SUMS]));
     block_barrier();
-    uint32_t at = thread_index(), i = at / WARP_LANES % TILE_SUMS, lane = at % WARP_LANES;
-    uint32_t column = at / WARP_LANES / TILE_SUMS * 8 + lane % 4 * 2 + i % 2;
-    uint32_t row = block_index() * TILE_ROWS + lane / 4 + i / 2 * 8;
-    if (at >= WARP_WORDS || row >= a->row_count || column >= a->batch)
+    uint32_t at = thread_index();
+    struct tile_place place = tile_place_of(at);
+    uint32_t row = block_index() * TILE_ROWS + place.row;
+    if (at >= WARP_WORDS || row >= a->row_count || place.column >= a->batch)
         return;
     float eight[TILE_WARPS];
     for (int w = 0; w < TILE_WARPS; w++)
@@ -124,7 +135,7 @@ DEVICE void tile_store(const struct matmul_args *a, uint32_t *words, float sum[n
     for (int half = TILE_WARPS / 2; half; half /= 2)
         for (int w = 0; w < half; w++)
             eight[w] += eight[w + half];
-    store4(a->out + column * a->out_stride + row, float_bits(eight[0]));
+    store4(a->out + place.column * a->out_stride + row, float_bits(eight[0]));
 }
 
 /* n groups of eight columns. */

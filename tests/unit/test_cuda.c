@@ -23,7 +23,9 @@ emu_kernel_fn quantize_256, quantize_32, quantize_64, gemv_spqr2, gemv_spqr3, ge
     add, silu_gate, rope, remember, rms_norm, argmax, attend_scores, attend_weights, attend_values;
 
 emu_kernel_fn matmul8_q2_k, matmul8_q3_k, matmul8_q4_k, matmul8_q5_k, matmul8_q6_k, matmul16_q2_k,
-    matmul16_q3_k, matmul16_q4_k, matmul16_q5_k, matmul16_q6_k, matmul8_q8_0, matmul16_q8_0, matmul8_q4_0, matmul16_q4_0;
+    matmul16_q3_k, matmul16_q4_k, matmul16_q5_k, matmul16_q6_k, matmul8_q8_0, matmul16_q8_0,
+    matmul8_q4_0, matmul16_q4_0, matmul8_spqr2, matmul8_spqr3, matmul8_spqr4, matmul16_spqr2,
+    matmul16_spqr3, matmul16_spqr4;
 
 static struct emu *emu;
 
@@ -441,22 +443,37 @@ static void stripe_fill(const struct spqr_layout *l, struct random *r, uint8_t *
     free(s.outliers);
 }
 
+static struct spqr_places places_of(const struct spqr_layout *l)
+{
+    return (struct spqr_places){.stripe_size = l->stripe_size,
+                                .ends_at = l->padded / SPQR_COLUMNS * l->supertile_size,
+                                .columns_at = l->columns_at,
+                                .values_at = l->values_at,
+                                .cols = (uint32_t)l->columns,
+                                .slots = (uint32_t)l->slots,
+                                .wide = l->index_size == 4};
+}
+
 static void spqr_launch(const struct spqr_layout *l, const uint8_t *stripes, uint32_t rows,
                         struct activation_planes x, float *out)
 {
     static emu_kernel_fn *const kernels[] = {gemv_spqr2, gemv_spqr3, gemv_spqr4};
-    struct spqr_args args = {.stripes = stripes,
-                             .x = x,
-                             .out = out,
-                             .stripe_size = l->stripe_size,
-                             .ends_at = l->padded / SPQR_COLUMNS * l->supertile_size,
-                             .columns_at = l->columns_at,
-                             .values_at = l->values_at,
-                             .row_count = rows,
-                             .cols = (uint32_t)l->columns,
-                             .slots = (uint32_t)l->slots,
-                             .wide = l->index_size == 4};
+    struct spqr_args args = {stripes, x, out, places_of(l), rows};
     emu_launch(emu, kernels[l->bits - 2], blocks_of(rows, SPQR_ROWS), SPQR_THREADS, &args);
+}
+
+static void spqr_columns_launch(const struct spqr_layout *l, const uint8_t *stripes, uint32_t rows,
+                                struct matmul_spqr_args args)
+{
+    static emu_kernel_fn *const kernels[][3] = {
+        {matmul8_spqr2,  matmul8_spqr3,  matmul8_spqr4 },
+        {matmul16_spqr2, matmul16_spqr3, matmul16_spqr4}
+    };
+    args.stripes = stripes;
+    args.layout = places_of(l);
+    args.row_count = rows;
+    emu_launch(emu, kernels[args.batch > 8][l->bits - 2], blocks_of(rows, SPQR_ROWS), TILE_THREADS,
+               &args);
 }
 
 /* The decoder's weights times the activations as they were rounded, in double. A zero takes away
@@ -523,6 +540,68 @@ static void test_spqr(void **state)
         }
 }
 
+/* What each column alone gives. */
+static void spqr_columns_check(const struct spqr_layout *l, struct random *r, uint32_t rows,
+                               uint32_t batch)
+{
+    uint32_t stripes = blocks_of(rows, SPQR_ROWS), cols = (uint32_t)l->padded, stride = rows + 1;
+    uint8_t *packed = room(stripes * l->stripe_size);
+    float *x = calloc(cols, sizeof *x), *wanted = room(rows * sizeof *wanted);
+    float *out = room(batch * stride * sizeof *out);
+    struct matmul_args s = strides_of(cols, 64);
+    struct activation_planes all = planes_new(cols * batch, 64);
+    struct matmul_spqr_args args = {NULL,           all,          out,    {0}, s.level_stride,
+                                    s.scale_stride, s.sum_stride, stride, 0,   batch};
+    assert_non_null(x);
+    for (uint32_t k = 0; k < stripes; k++)
+        stripe_fill(l, r, packed + k * l->stripe_size);
+    for (uint32_t c = 0; c < batch; c++) {
+        weights_fill(WEIGHTS_JUMPS, r, x, l->columns);
+        column_put(&all, &s, x, c, 64);
+    }
+    spqr_columns_launch(l, packed, rows, args);
+    for (uint32_t c = 0; c < batch; c++) {
+        struct activation_planes one = planes_new(cols, 64);
+        memcpy(one.levels, all.levels + c * s.level_stride, s.level_stride);
+        memcpy(one.scales, all.scales + c * s.scale_stride, s.scale_stride * sizeof *one.scales);
+        memcpy(one.sums, all.sums + c * s.sum_stride, s.sum_stride * sizeof *one.sums);
+        spqr_launch(l, packed, rows, one, wanted);
+        same("a column of several", out + c * stride, wanted, rows);
+        assert_int_equal(f32_bits(out[c * stride + rows]), 0xffffffff);
+        planes_free(one);
+    }
+    planes_free(all);
+    room_free(packed);
+    room_free(out);
+    room_free(wanted);
+    free(x);
+}
+
+static void test_spqr_with_columns(void **state)
+{
+    static const struct {
+        uint32_t rows, cols;
+        double budget;
+        uint32_t batch;
+    } cases[] = {
+        {1,  64,    0,     2 },
+        {37, 320,   0.01,  8 },
+        {16, 1024,  0.2,   5 },
+        {17, 1000,  0.05,  9 },
+        {5,  1600,  0,     16},
+        {3,  65600, 0.001, 2 },
+    };
+    struct random r = {47};
+    struct spqr_layout l;
+    struct error err;
+    (void)state;
+    for (int bits = 2; bits <= 4; bits++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            assert_int_equal(spqr_layout(bits, cases[i].cols, cases[i].budget, &l, &err), 0);
+            spqr_columns_check(&l, &r, cases[i].rows, cases[i].batch);
+        }
+}
+
 /* Outliers that no encoder wrote: whatever comes out, nothing is read elsewhere. */
 static void test_spqr_of_any_bytes(void **state)
 {
@@ -540,6 +619,8 @@ static void test_spqr_of_any_bytes(void **state)
         for (size_t i = 0; i < l.stripe_size; i++)
             packed[i] = (uint8_t)(random_bits(&r) % (round % 2 ? 256 : 2));
         spqr_launch(&l, packed, 16, planes, out);
+        spqr_columns_launch(&l, packed, 16,
+                            (struct matmul_spqr_args){.x = planes, .out = out, .batch = 1});
     }
     planes_free(planes);
     room_free(packed);
@@ -859,6 +940,7 @@ int main(void)
         BOTH(test_products_with_columns),
         BOTH(test_products_of_floats),
         BOTH(test_spqr),
+        BOTH(test_spqr_with_columns),
         BOTH(test_spqr_of_any_bytes),
         BOTH(test_sectors),
         BOTH(test_attention),
