@@ -53,7 +53,6 @@ struct words4 {
 /* ---- threads ---- */
 
 DEVICE uint32_t thread_index(void) { return threadIdx.x; }
-DEVICE uint32_t block_threads(void) { return blockDim.x; }
 DEVICE uint32_t block_index(void) { return blockIdx.x; }
 
 /* Behind it, all threads of the block (of the warp) see what they wrote before it. */
@@ -98,18 +97,11 @@ DEVICE struct words4 load16_once(const void *p)
 /* What this kernel itself may have written, behind a barrier. */
 DEVICE uint32_t load4_again(const void *p) { return *(const volatile uint32_t *)p; }
 
-DEVICE void store1(void *p, uint8_t v) { *(uint8_t *)p = v; }
 DEVICE void store2(void *p, uint16_t v) { *(uint16_t *)p = v; }
 DEVICE void store4(void *p, uint32_t v) { *(uint32_t *)p = v; }
 
 DEVICE uint32_t shared_get4(const void *p) { return *(const uint32_t *)p; }
 DEVICE void shared_put4(void *p, uint32_t v) { *(uint32_t *)p = v; }
-
-DEVICE struct words4 shared_get16(const void *p)
-{
-    uint4 v = *(const uint4 *)p;
-    return {{v.x, v.y, v.z, v.w}};
-}
 
 /* Sixteen bytes to shared memory, there when the thread has waited and, for others, behind a
  * barrier. wait is for all but the last `but` groups that the thread closed by commit. */

@@ -344,10 +344,6 @@ uint32_t emu_thread_index(void)
 {
     return now->thread;
 }
-uint32_t emu_block_threads(void)
-{
-    return now->threads;
-}
 uint32_t emu_block_index(void)
 {
     return now->block;

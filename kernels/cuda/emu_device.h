@@ -34,7 +34,6 @@
 enum emu_exchange { EMU_SHUFFLE, EMU_WARP_BARRIER, EMU_BLOCK_BARRIER, EMU_MMA16, EMU_MMA32 };
 
 uint32_t emu_thread_index(void);
-uint32_t emu_block_threads(void);
 uint32_t emu_block_index(void);
 void *emu_shared(size_t size, const char *file, int line);
 /* Checks of what is about to be read or written. */
@@ -52,7 +51,6 @@ void emu_copies_wait(size_t but);
 /* ---- threads ---- */
 
 DEVICE uint32_t thread_index(void) { return emu_thread_index(); }
-DEVICE uint32_t block_threads(void) { return emu_block_threads(); }
 DEVICE uint32_t block_index(void) { return emu_block_index(); }
 
 DEVICE void block_barrier(PLACE)
@@ -92,7 +90,6 @@ LOAD(load4_again, uint32_t, emu_global)
 LOAD(load16, struct words4, emu_global)
 LOAD(load16_once, struct words4, emu_global)
 LOAD(shared_get4, uint32_t, emu_shared_read)
-LOAD(shared_get16, struct words4, emu_shared_read)
 #undef LOAD
 
 #define STORE(name, type, check)                                                                   \
@@ -101,7 +98,6 @@ LOAD(shared_get16, struct words4, emu_shared_read)
         check(p, sizeof v, file, line);                                                            \
         memcpy(p, &v, sizeof v);                                                                   \
     }
-STORE(store1, uint8_t, emu_global)
 STORE(store2, uint16_t, emu_global)
 STORE(store4, uint32_t, emu_global)
 STORE(shared_put4, uint32_t, emu_shared_write)
