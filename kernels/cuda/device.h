@@ -48,7 +48,7 @@ struct words4 {
 #define ONE_BY_ONE _Pragma("unroll 1")
 
 /* count elements that the threads of a block share; of no value until they are written. */
-#define SHARED(type, name, count) __shared__ type name[count]
+#define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 
 /* ---- threads ---- */
 

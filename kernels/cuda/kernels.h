@@ -4,7 +4,7 @@
  * device's memory. A kernel is found by its name, in a module of the GPU's or, as a function with
  * that name, in the emulator. The comment above a struct says how many blocks of how many threads.
  *
- * Results have the bits of kernels/cpu wherever dot.h and attend.h define them: the integers are
+ * Results have the bits of kernels/cpu wherever dot.h, stripe.h and attend.h define them: the integers are
  * the same, and floats are added up in the same order.
  */
 #ifndef KERNELS_CUDA_KERNELS_H
