@@ -907,6 +907,36 @@ static void test_argmax(void **state)
     argmax_check((float[]){-INFINITY, -INFINITY}, 2, 0);
 }
 
+/* All kernels that have shared memory: no more than two words of a bank at once. */
+static void test_banks(void **state)
+{
+    const struct attention attention = {1, 2, 64, 0, 100};
+    const struct emu_site *sites;
+    struct random r = {48};
+    struct spqr_layout l;
+    struct error err;
+    float x[600] = {0};
+    size_t count, shared = 0;
+    (void)state;
+    assert_int_equal(spqr_layout(3, 1024, 0.01, &l, &err), 0);
+    emu_record(emu, true);
+    norm_check(1, 600, &r);
+    argmax_check(x, 600, 0);
+    attend_check(&attention, &r);
+    spqr_check(&l, &r, 16);
+    spqr_columns_check(&l, &r, 16, 8);
+    spqr_columns_check(&l, &r, 16, 16);
+    tile_check(&tiles[0], &r, 16, 512, 16);
+    sites = emu_sites(emu, &count);
+    for (size_t i = 0; i < count; i++) {
+        shared += sites[i].shared;
+        if (sites[i].ways > 2)
+            fail_msg("%s:%d: %u ways", sites[i].file, sites[i].line, sites[i].ways);
+    }
+    emu_record(emu, false);
+    assert_true(shared >= 14);
+}
+
 /* ---- all of it, forward and backward ---- */
 
 static int forward(void **state)
@@ -950,6 +980,7 @@ int main(void)
         BOTH(test_rope),
         BOTH(test_norm),
         BOTH(test_argmax),
+        BOTH(test_banks),
     };
     emu = emu_new();
     if (!emu)
