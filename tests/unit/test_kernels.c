@@ -5,7 +5,7 @@
  */
 #include "codec/float16.h"
 #include "kernels/cpu/backend.h"
-#include "tests/weights.h"
+#include "tests/packed.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -32,29 +32,15 @@ static size_t bytes_of(const struct format *f, size_t n)
     return size;
 }
 
-/* Sets the halves of a block: d, then dmin or m. */
-static void scales_put(const struct format *f, uint8_t *block, float d, float dmin)
-{
-    uint16_t half[2] = {f16_from_f32(d), f16_from_f32(dmin)};
-    for (int h = 0; h < f->halves; h++)
-        memcpy(block + f->half_offset[h], &half[h], 2);
-}
-
-/* Any codes, with scales of either sign, some of them zero; floats are what gaussians are. */
-static void packed_fill(const struct format *f, struct random *r, size_t n)
+/* Any codes; floats are what gaussians are. */
+static void weights_put(const struct format *f, struct random *r, size_t n)
 {
     if (f->plain_float) {
         weights_fill(WEIGHTS_GAUSSIAN, r, weights, n);
         f->encode(weights, 1, n, NULL, packed);
         return;
     }
-    for (size_t i = 0; i < bytes_of(f, n); i++)
-        packed[i] = (uint8_t)random_bits(r);
-    for (size_t i = 0; i < n / f->block; i++) {
-        bool zero = random_bits(r) % 16 == 0;
-        scales_put(f, packed + i * f->block_size, zero ? 0 : random_gaussian(r),
-                   zero ? 0 : random_gaussian(r));
-    }
+    packed_fill(f, r, packed, n / f->block);
 }
 
 /* ---- products ---- */
@@ -132,7 +118,7 @@ static void test_integers_are_exact(void **state)
         for (int i = 0; i < 256; i++)
             x[i] = i % 32 ? (float)((int)(random_bits(&r) % 255) - 127) : 127;
         for (int round = 0; round < 50; round++) {
-            packed_fill(f, &r, 256);
+            weights_put(f, &r, 256);
             integers_check(f, "any codes");
         }
         for (size_t i = 0; i < sizeof extremes / sizeof *extremes; i++)
@@ -170,7 +156,7 @@ static void test_floats_are_close(void **state)
             const struct format *f = &formats[id];
             enum activation_kind kind = as_floats ? ACTIVATIONS_F32 : activation_kind_of(f);
             weights_fill(WEIGHTS_JUMPS, &r, x, COLS);
-            packed_fill(f, &r, ROWS * COLS);
+            weights_put(f, &r, ROWS * COLS);
             f->decode(packed, ROWS * COLS, decoded);
             multiply(plain_c, f, kind, ROWS, COLS, 1, out);
             activations_round(kind, x, COLS);
@@ -198,7 +184,7 @@ static void test_not_finite_stays_so(void **state)
     (void)state;
     for (int id = 0; id < FORMAT_COUNT; id++) {
         const struct format *f = &formats[id];
-        packed_fill(f, &r, COLS);
+        weights_put(f, &r, COLS);
         weights_fill(WEIGHTS_GAUSSIAN, &r, x, BATCH * COLS);
         weights_fill(WEIGHTS_ZERO, &r, x + COLS, COLS);
         x[3] = INFINITY;
@@ -252,13 +238,13 @@ static void test_any_shape(void **state)
         for (uint32_t batch = 1; batch <= 17; batch++) {
             size_t n = blocks[batch % 6], cols = f->block == 1 ? 37 * n : f->block * n;
             weights_fill(batch % WEIGHTS_KINDS, &r, x, batch * cols);
-            packed_fill(f, &r, 5 * cols);
+            weights_put(f, &r, 5 * cols);
             compare_kinds(set, f, 1 + batch % 5, cols, batch);
         }
         for (size_t i = 0; i < 6; i++) {
             size_t cols = f->block == 1 ? 256 * blocks[i] + 3 : f->block * blocks[i];
             weights_fill(WEIGHTS_HEAVY_TAILS, &r, x, BATCH_MAX * cols);
-            packed_fill(f, &r, ROWS_MAX * cols);
+            weights_put(f, &r, ROWS_MAX * cols);
             compare_kinds(set, f, ROWS_MAX, cols, i % 2 ? BATCH_MAX : 4 + (uint32_t)i);
         }
     }
@@ -276,7 +262,7 @@ static void test_awkward_values(void **state)
         /* Each kind of activations, with a few that are not finite at the end. */
         for (enum weights_kind kind = 0; kind < WEIGHTS_KINDS; kind++) {
             weights_fill(kind, &r, x, COLS * BATCH);
-            packed_fill(f, &r, ROWS * COLS);
+            weights_put(f, &r, ROWS * COLS);
             x[COLS * 3 + 70] = INFINITY;
             x[COLS * 4 + 700] = NAN;
             compare_kinds(set, f, ROWS, COLS, BATCH);
@@ -325,7 +311,7 @@ static void test_any_split(void **state)
         const struct format *f = &formats[id];
         size_t row_size = bytes_of(f, COLS);
         struct row_run runs[RUNS];
-        packed_fill(f, &r, ROWS * COLS);
+        weights_put(f, &r, ROWS * COLS);
         for (int i = 0; i < RUNS; i++) {
             size_t n = (starts[i + 1] - starts[i]) * row_size;
             uint8_t *at = at_the_edge(n);
@@ -566,7 +552,7 @@ static void test_refusals(void **state)
     float out[ROWS];
     struct backend *b = open(plain_c);
     struct random r = {16};
-    packed_fill(q4_k, &r, ROWS * COLS);
+    weights_put(q4_k, &r, ROWS * COLS);
     weights_fill(WEIGHTS_GAUSSIAN, &r, x, COLS);
     struct activations *a = put(b, ACTIVATIONS_INT8_256, COLS, 1), *narrow;
     struct row_run runs[] = {

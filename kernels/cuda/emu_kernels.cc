@@ -1,0 +1,5 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The kernels as functions that the emulator runs.
+ */
+#include "kernels/cuda/kernels.cu"
