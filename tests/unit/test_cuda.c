@@ -4,9 +4,9 @@
  * whatever the order of threads. Memory is given to the emulator to the byte, so nothing around it
  * is read or written.
  */
-#include "codec/spqr/stripe.h"
 #include "kernels/cpu/activations.h"
 #include "kernels/cpu/backend.h"
+#include "kernels/cpu/stripe.h"
 #include "kernels/cuda/emu.h"
 #include "kernels/cuda/kernels.h"
 #include "tests/packed.h"
@@ -104,7 +104,7 @@ static void planes_check(const float *x, uint32_t cols, uint32_t block, const ch
     struct activation_planes p = quantized(x, NULL, cols, block);
     assert_int_equal(activations_new(cols, 1, false, &a), 0);
     assert_int_equal(
-        activations_begin(a, block == 32 ? ACTIVATIONS_INT8_32 : ACTIVATIONS_INT8_256, 1), 0);
+        activations_begin(a, block == 32 ? ACTIVATIONS_INT8_32 : ACTIVATIONS_INT8_256, 1, NULL), 0);
     assert_int_equal(activations_put(a, x, 0, 1), 0);
     same(what, p.scales, a->scale, cols / block);
     assert_memory_equal(p.levels, a->q, cols);
@@ -200,7 +200,7 @@ static void multiply_cpu(const struct format *f, const uint8_t *packed, const fl
     struct matrix w = {f, rows, cols, &run, 1};
     assert_int_equal(backend_cpu_open(&dot_set_c, 1, &b), 0);
     assert_int_equal(b->activations_new(b, cols, 1, &a), 0);
-    assert_int_equal(b->activations_begin(b, a, activation_kind_of(f), 1), 0);
+    assert_int_equal(b->activations_begin(b, a, activation_kind_of(f), 1, NULL), 0);
     assert_int_equal(b->activations_put(b, a, x, 0, 1), 0);
     assert_int_equal(b->matmul(b, &w, 0, rows, a, out, rows), 0);
     b->activations_free(b, a);
@@ -476,41 +476,32 @@ static void spqr_columns_launch(const struct spqr_layout *l, const uint8_t *stri
                &args);
 }
 
-/* The decoder's weights times the activations as they were rounded, in double. A zero takes away
- * what a code gives, so single terms are larger than weights. */
 static void spqr_check(const struct spqr_layout *l, struct random *r, uint32_t rows)
 {
     uint32_t stripes = blocks_of(rows, SPQR_ROWS), cols = (uint32_t)l->columns;
     uint8_t *packed = room(stripes * l->stripe_size);
-    float *weights = malloc(SPQR_ROWS * cols * sizeof *weights), *x = malloc(cols * sizeof *x);
-    float *out = room(rows * sizeof *out);
-    struct error err;
-    assert_true(weights && x);
+    float *x = malloc(cols * sizeof *x), *out = room(rows * sizeof *out), wanted[1][SPQR_ROWS];
+    struct activations *a;
+    assert_non_null(x);
     weights_fill(WEIGHTS_GAUSSIAN, r, x, cols);
+    assert_int_equal(activations_new(cols, 1, false, &a), 0);
+    assert_int_equal(activations_begin(a, ACTIVATIONS_INT8_64, 1, NULL), 0);
+    assert_int_equal(activations_put(a, x, 0, 1), 0);
     struct activation_planes planes = quantized(x, NULL, cols, 64);
     for (uint32_t s = 0; s < stripes; s++)
         stripe_fill(l, r, packed + s * l->stripe_size);
     spqr_launch(l, packed, rows, planes, out);
-    for (uint32_t row = 0; row < rows; row++) {
-        double sum = 0, magnitude = 0;
-        if (row % SPQR_ROWS == 0)
-            assert_int_equal(spqr_decode(l, packed + row / SPQR_ROWS * l->stripe_size,
-                                         l->stripe_size, weights, &err),
-                             0);
-        for (uint32_t i = 0; i < cols; i++) {
-            double level = (double)planes.levels[i] * (double)planes.scales[i / 64];
-            double product = (double)weights[row % SPQR_ROWS * cols + i] * level;
-            sum += product;
-            magnitude += fabs(product) + 16 * fabs(level);
-        }
-        if (!(fabs((double)out[row] - sum) <= 1e-6 * magnitude))
-            fail_msg("%d bits, %u x %u, row %u: %g instead of %g (of %g)", l->bits, rows, cols, row,
-                     (double)out[row], sum, magnitude);
+    for (uint32_t s = 0; s < stripes; s++) {
+        uint32_t first = s * SPQR_ROWS, left = rows - first;
+        char what[80];
+        snprintf(what, sizeof what, "%d bits, %u x %u, stripe %u", l->bits, rows, cols, s);
+        assert_int_equal(stripe_c(l, packed + s * l->stripe_size, a, 0, 1, wanted), 0);
+        same(what, out + first, wanted[0], left < SPQR_ROWS ? left : SPQR_ROWS);
     }
+    activations_free(a);
     planes_free(planes);
     room_free(packed);
     room_free(out);
-    free(weights);
     free(x);
 }
 
