@@ -66,7 +66,7 @@ def test_streamed_is_resident_to_the_bit(files, io):
     assert text["resident_bytes"] == text["weights_bytes"] and len(text["tokens"]) == 12
     words = quantfs_run("generate", file, "-p", "a", "-c", 64, "--ram", "1M").stderr.split()
     needed = float(words[words.index(b"take") + 1])  # "... and the program take 5.27 MiB, and ..."
-    for more in (0.7, 1.2):
+    for more in (0.7, 0.85):
         small = told("generate", file, *args, "--ram", f"{int((needed + more) * 1024)}K", "--io", io)
         assert small["tokens"] == text["tokens"]
         missing = small["weights_bytes"] - small["resident_bytes"]
