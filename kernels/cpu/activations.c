@@ -59,6 +59,7 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
         place(&end, columns * a->scale_stride, sizeof *a->tile_scale),
         place(&end, columns * a->sum_stride, sizeof *a->tile_sums),
         place(&end, kind == ACTIVATIONS_INT8_64 ? batch * a->q_stride : 0, sizeof *a->x),
+        place(&end, kind == ACTIVATIONS_INT8_64 ? batch * a->sum_stride : 0, sizeof *a->lsum),
     };
     a->q = (int8_t *)memory + at[0];
     a->scale = (float *)(memory + at[1]);
@@ -67,6 +68,7 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
     a->tile_scale = (float *)(memory + at[4]);
     a->tile_sums = (int16_t *)(memory + at[5]);
     a->x = (float *)(memory + at[6]);
+    a->lsum = (float *)(memory + at[7]);
     return end;
 }
 
@@ -204,6 +206,8 @@ static void column_put(struct activations *a, uint32_t column, const float *x)
             at = at / 16 * 16 + at % 2 * 8 + at % 16 / 2;
         sums[at] = (int16_t)sum;
     }
+    for (size_t i = 0; a->block == 64 && i < a->sum_stride; i++)
+        a->lsum[column * a->sum_stride + i] = (float)sums[i];
     /* Lanes of a tile that no column fills get a copy; what comes of it goes nowhere. */
     uint32_t end = column + 1 == a->batch ? a->tiles * TILE : column + 1;
     for (uint32_t to = column; to < end && to < a->tiles * TILE; to++)

@@ -31,6 +31,7 @@ struct activations {
     int8_t *q;
     float *scale;
     int16_t *sums;      /* of 32 levels; of FINE in blocks of 64 and, even ones before odd ones, 256 */
+    float *lsum;           /* INT8_64: the same sums as floats */
     const uint32_t *order; /* the activation at each place; NULL: as they come */
     int8_t *tile_q;     /* [tile][q_stride / 4][TILE][4] */
     float *tile_scale;  /* [tile][scale_stride][TILE] */
