@@ -22,6 +22,8 @@
 #endif
 
 enum {
+    LINE = 64,
+    AHEAD = 2048, FAR = 16384,
     GROUPS = SPQR_COLUMNS / SPQR_GROUP,
     FOUR = SPQR_GROUP / 4,     /* times four columns are a group */
     EACH = LANES / FOUR,       /* rows of 16 bytes in a vector */
@@ -61,18 +63,19 @@ INLINE lanes rows_in_lanes(void)
     return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 }
 
-/* The first four bytes of rows of eight, or the last. */
-INLINE lanes eights_turn(const uint8_t *p, int which)
+/* Rows of eight bytes: the first four, and the last. */
+INLINE void eights_turn(lanes a, lanes b, lanes out[2])
 {
-    lanes at = lanes_add(shift_up(rows_in_lanes(), 1), lanes_all(which));
-    return _mm512_permutex2var_epi32(lanes_load(p), at, lanes_load(p + 64));
+    lanes at = shift_up(rows_in_lanes(), 1);
+    out[0] = _mm512_permutex2var_epi32(a, at, b);
+    out[1] = _mm512_permutex2var_epi32(a, at | lanes_all(1), b);
 }
 
-/* The first 16 bytes of rows of 32, or the last. */
-INLINE lanes every_other(const uint8_t *p, int which)
+/* Rows of 32 bytes: the first 16, and the last. */
+INLINE void every_other(lanes a, lanes b, lanes *first, lanes *last)
 {
-    lanes a = lanes_load(p), b = lanes_load(p + 64);
-    return which ? _mm512_shuffle_i64x2(a, b, 0xdd) : _mm512_shuffle_i64x2(a, b, 0x88);
+    *first = _mm512_shuffle_i64x2(a, b, 0x88);
+    *last = _mm512_shuffle_i64x2(a, b, 0xdd);
 }
 
 #else
@@ -98,21 +101,38 @@ INLINE lanes rows_in_lanes(void)
     return _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
 }
 
-INLINE lanes eights_turn(const uint8_t *p, int which)
+INLINE void eights_turn(lanes a, lanes b, lanes out[2])
 {
-    __m256 a = _mm256_castsi256_ps(load(p)), b = _mm256_castsi256_ps(load(p + 32));
-    __m256 v = which ? _mm256_shuffle_ps(a, b, 0xdd) : _mm256_shuffle_ps(a, b, 0x88);
-    return _mm256_permutevar8x32_epi32(_mm256_castps_si256(v),
-                                       _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7));
+    const lanes rows = _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7);
+    __m256 v = _mm256_castsi256_ps(a), w = _mm256_castsi256_ps(b);
+    out[0] = _mm256_permutevar8x32_epi32(_mm256_castps_si256(_mm256_shuffle_ps(v, w, 0x88)), rows);
+    out[1] = _mm256_permutevar8x32_epi32(_mm256_castps_si256(_mm256_shuffle_ps(v, w, 0xdd)), rows);
 }
 
-INLINE lanes every_other(const uint8_t *p, int which)
+INLINE void every_other(lanes a, lanes b, lanes *first, lanes *last)
 {
-    lanes a = load(p), b = load(p + 32);
-    return which ? _mm256_permute2x128_si256(a, b, 0x31) : _mm256_permute2x128_si256(a, b, 0x20);
+    *first = _mm256_permute2x128_si256(a, b, 0x20);
+    *last = _mm256_permute2x128_si256(a, b, 0x31);
 }
 
 #endif
+
+/* What is loaded is kept in a register: a compiler would rather load it again for each of its uses, and
+ * most vectors here lie across two lines of the cache. */
+INLINE lanes load_once(const void *p)
+{
+    lanes v = lanes_load(p);
+    __asm__("" : "+v"(v));
+    return v;
+}
+
+/* Floats stay in memory, from which an instruction takes one for all lanes; a compiler that saw them
+ * stored would permute instead, which are two instructions more for each. */
+INLINE void floats_put(float *p, float_lanes v)
+{
+    floats_store(p, v);
+    __asm__("" : "+m"(*(float(*)[LANES])p));
+}
 
 INLINE lanes all_bytes(int v) { return lanes_all(v * 0x01010101); }
 
@@ -120,6 +140,11 @@ INLINE lanes all_bytes(int v) { return lanes_all(v * 0x01010101); }
 INLINE lanes all_of(int a, int b, int c, int d)
 {
     return lanes_all(a | b << 8 | c << 16 | (int)((unsigned)d << 24));
+}
+
+INLINE float_lanes halves(const uint8_t *p)
+{
+    return floats_of_halves((const uint16_t *)(const void *)p);
 }
 
 /* ---- codes ---- */
@@ -171,28 +196,29 @@ INLINE lanes group_dot(const lanes codes[FOUR], const int8_t *levels)
 INLINE void nibbles_of(int bits, const uint8_t *supertile, int part, lanes even[FOUR],
                        lanes odd[FOUR])
 {
-    lanes v[FOUR];
+    lanes v[FOUR], w[FOUR];
     if (bits == 4) {
-        const uint8_t *rows = supertile + part * LANES * 32;
-        for (int which = 0; which < 2; which++) {
-            for (int i = 0; i < FOUR; i++)
-                v[i] = every_other(rows + i * EACH * 32, which);
-            turn(v, which ? odd : even);
+        for (int i = 0; i < FOUR; i++) {
+            const uint8_t *rows = supertile + (part * LANES + i * EACH) * 32;
+            every_other(load_once(rows), load_once(rows + sizeof(lanes)), &v[i], &w[i]);
         }
+        turn(v, even);
+        turn(w, odd);
         return;
     }
     for (int i = 0; i < FOUR; i++)
-        v[i] = lanes_load(supertile + (part * LANES + i * EACH) * 16);
+        v[i] = load_once(supertile + (part * LANES + i * EACH) * 16);
     turn(v, even);
     for (int i = 0; i < FOUR; i++)
         odd[i] = shift_down(even[i], 2);
     if (bits == 2)
         return;
-    const uint8_t *third = supertile + 256 + part * LANES * 8;
-    for (int i = 0; i < FOUR; i++) { /* bit 2 * group, and the next for columns from 8 on */
-        lanes bit = eights_turn(third, i % 2);
-        even[i] = bits_from(all_bytes(0x33), even[i], shift_up(bit, 2 - i / 2));
-        odd[i] = bits_from(all_bytes(0x33), odd[i], shift_down(bit, i / 2));
+    const uint8_t *rows = supertile + 256 + part * LANES * 8;
+    lanes third[2]; /* bit 2 * group, and the next for columns from 8 on */
+    eights_turn(load_once(rows), load_once(rows + sizeof(lanes)), third);
+    for (int i = 0; i < FOUR; i++) {
+        even[i] = bits_from(all_bytes(0x33), even[i], shift_up(third[i % 2], 2 - i / 2));
+        odd[i] = bits_from(all_bytes(0x33), odd[i], shift_down(third[i % 2], i / 2));
     }
 }
 
@@ -253,25 +279,18 @@ INLINE void statistics_of(const uint8_t *p, const float halfs[4 * GROUPS], int p
     }
 }
 
-/* Stays in memory, from which an instruction can take a float for all lanes; a compiler that sees that
- * it was stored a moment ago permutes instead, which are two instructions more for each. */
-INLINE void in_memory(float halfs[4 * GROUPS])
-{
-    __asm__("" : "+m"(*(float(*)[4 * GROUPS])halfs));
-}
-
 /* ---- products ---- */
 
 /* What one column adds to the sums of a part, but for the activations' scale. */
 INLINE float_lanes multiply(const lanes codes[GROUPS][FOUR], const struct statistics *s,
                             const int8_t *levels, const float *lsum)
 {
-    float_lanes v = floats_all(0);
+    float_lanes v[GROUPS];
     for (int g = 0; g < GROUPS; g++) {
         float_lanes isum = lanes_float(group_dot(codes[g], levels + g * SPQR_GROUP));
-        v += s->scales[g] * (isum - s->zeros[g] * floats_all(lsum[g]));
+        v[g] = s->scales[g] * (isum - s->zeros[g] * floats_all(lsum[g]));
     }
-    return v;
+    return v[0] + v[1] + v[2] + v[3];
 }
 
 INLINE void stripe_dot(int bits, uint32_t count, const struct spqr_layout *l, const uint8_t *stripe,
@@ -284,10 +303,11 @@ INLINE void stripe_dot(int bits, uint32_t count, const struct spqr_layout *l, co
     size_t size = 128 * (size_t)bits + 80;
     for (size_t k = 0; k < l->padded / SPQR_COLUMNS; k++, stripe += size) {
         const uint8_t *behind = stripe + 128 * bits;
+        for (size_t i = 0; i < size; i += LINE)
+            __builtin_prefetch(stripe + AHEAD + i), __builtin_prefetch(stripe + FAR + i, 0, 2);
         float halfs[4 * GROUPS] __attribute__((aligned(64)));
         for (int i = 0; i < 4 * GROUPS; i += LANES)
-            floats_store(halfs + i, floats_load(places + i) * floats_of_halves((const uint16_t *)(const void *)(behind + 48) + i));
-        in_memory(halfs);
+            floats_put(halfs + i, floats_load(places + i) * halves(behind + 48 + 2 * i));
         for (int part = 0; part < PARTS; part++) {
             lanes codes[GROUPS][FOUR];
             struct statistics s;
