@@ -166,14 +166,13 @@ INLINE void turn(const lanes v[FOUR], lanes out[FOUR])
 enum { HIGH = 16 };
 INLINE lanes high_codes(lanes v, int mask) { return v & all_bytes(mask << 4); }
 
-/* A group of each row with the same levels. */
-INLINE lanes group_dot(const lanes codes[FOUR], const int8_t *levels)
+/* sum + fours of codes times the same four levels; a sum of four such is in words or not. */
+INLINE lanes fours_add(lanes sum, lanes codes, const int8_t *levels)
 {
-    lanes sum = lanes_all(0);
-    for (int i = 0; i < FOUR; i++)
-        sum = lanes_dot_codes(sum, codes[i], lanes_all((int)load_u32(levels + 4 * i)), false);
-    return sum;
+    return lanes_dot_codes(sum, codes, lanes_all((int)load_u32(levels)), false);
 }
+
+INLINE lanes fours_sum(lanes sum) { return sum; }
 
 #else
 
@@ -181,58 +180,56 @@ INLINE lanes group_dot(const lanes codes[FOUR], const int8_t *levels)
 enum { HIGH = 1 };
 INLINE lanes high_codes(lanes v, int mask) { return shift_down(v, 4) & all_bytes(mask); }
 
-INLINE lanes group_dot(const lanes codes[FOUR], const int8_t *levels)
+INLINE lanes fours_add(lanes sum, lanes codes, const int8_t *levels)
 {
-    lanes sum = pairs(codes[0], lanes_all((int)load_u32(levels)));
-    for (int i = 1; i < FOUR; i++)
-        sum = words_add(sum, pairs(codes[i], lanes_all((int)load_u32(levels + 4 * i))));
-    return words_halve(sum);
+    return words_add(sum, pairs(codes, lanes_all((int)load_u32(levels))));
 }
+
+INLINE lanes fours_sum(lanes sum) { return words_halve(sum); }
 
 #endif
 
-/* Codes of groups 0 and 2 in the nibbles of `even`, of 1 and 3 in those of `odd`, in low bits; what is
- * above is anything. */
-INLINE void nibbles_of(int bits, const uint8_t *supertile, int part, lanes even[FOUR],
-                       lanes odd[FOUR])
+/* A supertile's weights, four columns of each group in a vector: of spqr4 groups 0 and 2 in the nibbles
+ * of `even`, 1 and 3 in those of `odd`; else all groups in `even`, two bits each, and in `third` bit
+ * 2 * group, and the next for columns from 8 on. */
+struct weights {
+    lanes even[FOUR], odd[FOUR], third[2];
+};
+
+INLINE void weights_of(int bits, const uint8_t *supertile, int part, struct weights *w)
 {
-    lanes v[FOUR], w[FOUR];
+    lanes v[FOUR], other[FOUR];
     if (bits == 4) {
         for (int i = 0; i < FOUR; i++) {
             const uint8_t *rows = supertile + (part * LANES + i * EACH) * 32;
-            every_other(load_once(rows), load_once(rows + sizeof(lanes)), &v[i], &w[i]);
+            every_other(load_once(rows), load_once(rows + sizeof *v), &v[i], &other[i]);
         }
-        turn(v, even);
-        turn(w, odd);
+        turn(v, w->even);
+        turn(other, w->odd);
         return;
     }
     for (int i = 0; i < FOUR; i++)
         v[i] = load_once(supertile + (part * LANES + i * EACH) * 16);
-    turn(v, even);
-    for (int i = 0; i < FOUR; i++)
-        odd[i] = shift_down(even[i], 2);
-    if (bits == 2)
-        return;
-    const uint8_t *rows = supertile + 256 + part * LANES * 8;
-    lanes third[2]; /* bit 2 * group, and the next for columns from 8 on */
-    eights_turn(load_once(rows), load_once(rows + sizeof(lanes)), third);
-    for (int i = 0; i < FOUR; i++) {
-        even[i] = bits_from(all_bytes(0x33), even[i], shift_up(third[i % 2], 2 - i / 2));
-        odd[i] = bits_from(all_bytes(0x33), odd[i], shift_down(third[i % 2], i / 2));
+    turn(v, w->even);
+    if (bits == 3) {
+        const uint8_t *rows = supertile + 256 + part * LANES * 8;
+        eights_turn(load_once(rows), load_once(rows + sizeof *v), w->third);
     }
 }
 
-INLINE void codes_of(int bits, const uint8_t *supertile, int part, lanes out[GROUPS][FOUR])
+/* The codes of columns 4 * i on of each group. */
+INLINE void codes_of(int bits, const struct weights *w, int i, lanes out[GROUPS])
 {
     int mask = (1 << bits) - 1;
-    lanes even[FOUR], odd[FOUR];
-    nibbles_of(bits, supertile, part, even, odd);
-    for (int i = 0; i < FOUR; i++) {
-        out[0][i] = even[i] & all_bytes(mask);
-        out[1][i] = odd[i] & all_bytes(mask);
-        out[2][i] = high_codes(even[i], mask);
-        out[3][i] = high_codes(odd[i], mask);
+    lanes even = w->even[i], odd = bits == 4 ? w->odd[i] : shift_down(even, 2);
+    if (bits == 3) {
+        even = bits_from(all_bytes(0x33), even, shift_up(w->third[i % 2], 2 - i / 2));
+        odd = bits_from(all_bytes(0x33), odd, shift_down(w->third[i % 2], i / 2));
     }
+    out[0] = even & all_bytes(mask);
+    out[1] = odd & all_bytes(mask);
+    out[2] = high_codes(even, mask);
+    out[3] = high_codes(odd, mask);
 }
 
 /* ---- scales and zeros ---- */
@@ -281,15 +278,28 @@ INLINE void statistics_of(const uint8_t *p, const float halfs[4 * GROUPS], int p
 
 /* ---- products ---- */
 
+/* What was read of memory before is read again: for the next part, a compiler would rather write what
+ * it has broadcast into memory to read it there. */
+INLINE void forget(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
 /* What one column adds to the sums of a part, but for the activations' scale. */
-INLINE float_lanes multiply(const lanes codes[GROUPS][FOUR], const struct statistics *s,
+INLINE float_lanes multiply(int bits, const struct weights *w, const struct statistics *s,
                             const int8_t *levels, const float *lsum)
 {
+    lanes codes[GROUPS], isum[GROUPS];
     float_lanes v[GROUPS];
-    for (int g = 0; g < GROUPS; g++) {
-        float_lanes isum = lanes_float(group_dot(codes[g], levels + g * SPQR_GROUP));
-        v[g] = s->scales[g] * (isum - s->zeros[g] * floats_all(lsum[g]));
+    for (int g = 0; g < GROUPS; g++)
+        isum[g] = lanes_all(0);
+    for (int i = 0; i < FOUR; i++) {
+        codes_of(bits, w, i, codes);
+        for (int g = 0; g < GROUPS; g++)
+            isum[g] = fours_add(isum[g], codes[g], levels + g * SPQR_GROUP + 4 * i);
     }
+    for (int g = 0; g < GROUPS; g++)
+        v[g] = s->scales[g] * (lanes_float(fours_sum(isum[g])) - s->zeros[g] * floats_all(lsum[g]));
     return v[0] + v[1] + v[2] + v[3];
 }
 
@@ -309,15 +319,16 @@ INLINE void stripe_dot(int bits, uint32_t count, const struct spqr_layout *l, co
         for (int i = 0; i < 4 * GROUPS; i += LANES)
             floats_put(halfs + i, floats_load(places + i) * halves(behind + 48 + 2 * i));
         for (int part = 0; part < PARTS; part++) {
-            lanes codes[GROUPS][FOUR];
+            struct weights w;
             struct statistics s;
-            codes_of(bits, stripe, part, codes);
+            forget();
+            weights_of(bits, stripe, part, &w);
             statistics_of(behind, halfs, part, &s);
             for (uint32_t i = 0; i < count; i++) {
                 const int8_t *levels = a->q + (column + i) * a->q_stride + k * SPQR_COLUMNS;
                 const float *lsum = a->lsum + (column + i) * a->sum_stride + k * GROUPS;
                 float scale = a->scale[(column + i) * a->scale_stride + k];
-                sums[i][part] += floats_all(scale) * multiply(codes, &s, levels, lsum);
+                sums[i][part] += floats_all(scale) * multiply(bits, &w, &s, levels, lsum);
             }
         }
     }
