@@ -26,7 +26,7 @@
 #include <string.h>
 
 /* The most columns of activations that a stripe is multiplied with at once. */
-enum { STRIPE_COLUMNS_MAX = 4 };
+enum { STRIPE_COLUMNS_MAX = 8 };
 
 /* A stripe, times `count` columns of the activations from `column` on, 1 to STRIPE_COLUMNS_MAX: row r
  * of the i-th goes to sums[i][r]. -EINVAL where outliers break the rules of the format. */

@@ -79,9 +79,9 @@ static void dense(const struct spqr_layout *l, const uint8_t *stripe, const stru
     }
 }
 
-/* A row's outliers with one column, x: its activations. */
+/* A row's outliers with one column, whose activation at place c is x[c * stride]. */
 static int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, uint32_t slot,
-                        uint32_t end, const float *x, float *sum)
+                        uint32_t end, const float *x, size_t stride, float *sum)
 {
     const uint8_t *columns = stripe + l->columns_at, *values = stripe + l->values_at;
     float own[OUTLIER_LANES] = {0};
@@ -90,7 +90,7 @@ static int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, uint
         uint32_t c = l->index_size == 2 ? load_u16(columns + 2 * at) : load_u32(columns + 4 * at);
         if (c >= l->columns)
             return -EINVAL;
-        own[j % OUTLIER_LANES] += f32_from_f16(load_u16(values + 2 * at)) * x[c];
+        own[j % OUTLIER_LANES] += f32_from_f16(load_u16(values + 2 * at)) * x[c * stride];
     }
     for (int half = OUTLIER_LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++)
@@ -110,6 +110,6 @@ int stripe_c(const struct spqr_layout *l, const uint8_t *stripe, const struct ac
     for (int row = 0; row < SPQR_ROWS; row++)
         for (uint32_t i = 0; !rc && i < count; i++)
             rc = add_outliers(l, stripe, ends[row], ends[row + 1],
-                              a->x + (column + i) * a->q_stride, &sums[i][row]);
+                              a->x + column + i, a->batch, &sums[i][row]);
     return rc;
 }

@@ -348,74 +348,101 @@ enum { WIDTH = sizeof(uint16_t) }; /* of a slot's column, and of its residual */
 /* Whether the columns of n slots are all less than limit. */
 INLINE bool columns_below(const uint8_t *columns, size_t n, size_t limit)
 {
-    __m256i largest = _mm256_setzero_si256();
-    for (; n >= 16; n -= 16, columns += 16 * WIDTH)
-        largest = _mm256_max_epu16(largest, load(columns));
-    uint16_t each[16];
-    size_t most = 0;
-    store(each, largest);
-    for (int i = 0; i < 16; i++)
-        most = each[i] > most ? each[i] : most;
-    for (size_t i = 0; i < n; i++)
-        most = load_u16(columns + i * WIDTH) > most ? load_u16(columns + i * WIDTH) : most;
-    return most < limit;
+    uint16_t largest = 0, column;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&column, columns + WIDTH * i, WIDTH);
+        largest = column > largest ? column : largest;
+    }
+    return n == 0 || largest < limit;
 }
 
-/* Eight residuals times activations. These are loaded one by one, since gathering takes longer. */
-INLINE __m256 outliers(const uint8_t *columns, const uint8_t *values, const float *x)
-{
-    uint16_t at[OUTLIER_LANES];
-    memcpy(at, columns, sizeof at);
-    return _mm256_cvtph_ps(load_half(values)) * _mm256_setr_ps(x[at[0]], x[at[1]], x[at[2]],
-                                                               x[at[3]], x[at[4]], x[at[5]],
-                                                               x[at[6]], x[at[7]]);
-}
+/* Eight slots from one of a row on, the next row's among them, or zeros where there are no more. */
+struct slots {
+    uint16_t columns[OUTLIER_LANES];
+    __m256 residuals;
+};
 
-/* Slots [slot, end) of a row with one column, whose activations are x; there are slots to before last. */
-INLINE float outliers_dot(const struct spqr_layout *l, const uint8_t *stripe, size_t slot, size_t end,
-                          size_t last, const float *x)
+/* There are slots to before last. */
+INLINE struct slots slots_read(const struct spqr_layout *l, const uint8_t *stripe, size_t slot,
+                               size_t last)
 {
     const uint8_t *columns = stripe + l->columns_at + WIDTH * slot;
     const uint8_t *values = stripe + l->values_at + WIDTH * slot;
-    __m256 own = _mm256_setzero_ps();
-    for (; slot + OUTLIER_LANES <= end; slot += OUTLIER_LANES) {
-        own += outliers(columns, values, x);
-        columns += WIDTH * OUTLIER_LANES;
-        values += WIDTH * OUTLIER_LANES;
-    }
-    if (slot == end)
-        return halves_add(own);
     uint8_t rest[2][WIDTH * OUTLIER_LANES] = {{0}};
-    if (slot + OUTLIER_LANES > last) { /* else the next row's are read, too */
-        memcpy(rest[0], columns, WIDTH * (end - slot));
-        memcpy(rest[1], values, WIDTH * (end - slot));
-        columns = rest[0];
-        values = rest[1];
+    if (slot + OUTLIER_LANES > last) {
+        columns = memcpy(rest[0], columns, WIDTH * (last - slot));
+        values = memcpy(rest[1], values, WIDTH * (last - slot));
     }
-    __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(end - slot)),
-                                       _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    __m256 more = own + outliers(columns, values, x);
-    return halves_add(_mm256_blendv_ps(own, more, _mm256_castsi256_ps(there)));
+    struct slots s = {.residuals = _mm256_cvtph_ps(load_half(values))};
+    memcpy(s.columns, columns, sizeof s.columns);
+    return s;
 }
 
-static int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, uint32_t count,
-                        const float *x, size_t stride, float (*sums)[SPQR_ROWS])
+/* A row's outliers with the only column there is. Activations are loaded one by one, since gathering
+ * takes longer. */
+INLINE float outliers_dot(const struct spqr_layout *l, const uint8_t *stripe, size_t slot, size_t end,
+                          size_t last, const float *x)
+{
+    __m256 own = _mm256_setzero_ps();
+    for (; slot < end; slot += OUTLIER_LANES) {
+        struct slots s = slots_read(l, stripe, slot, last);
+        const uint16_t *c = s.columns;
+        __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(end - slot)),
+                                           _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        __m256 products =
+            s.residuals * _mm256_setr_ps(x[c[0]], x[c[1]], x[c[2]], x[c[3]], x[c[4]], x[c[5]],
+                                         x[c[6]], x[c[7]]);
+        own += _mm256_and_ps(products, _mm256_castsi256_ps(there));
+    }
+    return halves_add(own);
+}
+
+/* The same with eight columns of many, which lie side by side. */
+INLINE __m256 outliers_of_columns(const struct spqr_layout *l, const uint8_t *stripe, size_t slot,
+                                  size_t end, size_t last, const float *x, size_t stride)
+{
+    __m256 own[OUTLIER_LANES];
+    for (int i = 0; i < OUTLIER_LANES; i++)
+        own[i] = _mm256_setzero_ps();
+    for (; slot < end; slot += OUTLIER_LANES) {
+        struct slots s = slots_read(l, stripe, slot, last);
+        float residuals[OUTLIER_LANES];
+        _mm256_storeu_ps(residuals, s.residuals);
+        for (size_t i = 0; i < OUTLIER_LANES && slot + i < end; i++)
+            own[i] += _mm256_set1_ps(residuals[i]) * _mm256_loadu_ps(x + s.columns[i] * stride);
+    }
+    for (int half = OUTLIER_LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            own[i] += own[i + half];
+    return own[0];
+}
+
+static int add_outliers(const struct spqr_layout *l, const uint8_t *stripe,
+                        const struct activations *a, uint32_t column, uint32_t count,
+                        float (*sums)[SPQR_ROWS])
 {
     uint32_t ends[SPQR_ROWS + 1];
     int rc = stripe_ends(l, stripe, ends);
     size_t last = ends[SPQR_ROWS];
     if (rc || !columns_below(stripe + l->columns_at, last, l->columns))
         return -EINVAL;
-    for (int row = 0; row < SPQR_ROWS; row++)
+    for (int row = 0; row < SPQR_ROWS; row++) {
+        float of_columns[STRIPE_COLUMNS_MAX];
+        if (a->batch == 1) {
+            sums[0][row] += outliers_dot(l, stripe, ends[row], ends[row + 1], last, a->x);
+            continue;
+        }
+        _mm256_storeu_ps(of_columns, outliers_of_columns(l, stripe, ends[row], ends[row + 1], last,
+                                                         a->x + column, a->batch));
         for (uint32_t i = 0; i < count; i++)
-            sums[i][row] +=
-                outliers_dot(l, stripe, ends[row], ends[row + 1], last, x + i * stride);
+            sums[i][row] += of_columns[i];
+    }
     return 0;
 }
 
 /* ---- stripes ---- */
 
-/* With the loops that there are for one column, and for four. */
+/* With the loops that there are for one column, and for as many as can be. */
 #define BITS(n)                                                                                    \
     case n:                                                                                        \
         if (count == 1)                                                                            \
@@ -436,6 +463,5 @@ int STRIPE(const struct spqr_layout *l, const uint8_t *stripe, const struct acti
         BITS(3)
         BITS(4)
     }
-    return l->slots ? add_outliers(l, stripe, count, a->x + column * a->q_stride, a->q_stride, sums)
-                    : 0;
+    return l->slots ? add_outliers(l, stripe, a, column, count, sums) : 0;
 }

@@ -10,6 +10,7 @@
 #include "tests/unit/edge.h"
 
 #include <errno.h>
+#include <float.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -57,11 +58,11 @@ static struct activations *put(enum activation_kind kind, size_t cols, uint32_t 
 }
 
 static struct activations *made_up(enum weights_kind kind, struct random *r, size_t cols,
-                                   const uint32_t *order)
+                                   uint32_t batch, const uint32_t *order)
 {
-    float *x = allocate(BATCH * cols, sizeof *x);
-    weights_fill(kind, r, x, BATCH * cols);
-    struct activations *a = put(ACTIVATIONS_INT8_64, cols, BATCH, order, x);
+    float *x = allocate(batch * cols, sizeof *x);
+    weights_fill(kind, r, x, batch * cols);
+    struct activations *a = put(ACTIVATIONS_INT8_64, cols, batch, order, x);
     free(x);
     return a;
 }
@@ -80,7 +81,7 @@ static void same(const char *what, const float *got, const float *wanted, size_t
 static void multiply_c(const struct spqr_layout *l, const uint8_t *stripe,
                        const struct activations *a, products out)
 {
-    for (uint32_t column = 0; column < BATCH; column++)
+    for (uint32_t column = 0; column < a->batch; column++)
         assert_int_equal(plain_c->stripe(l, stripe, a, column, 1, out + column), 0);
 }
 
@@ -93,8 +94,8 @@ static void compare(const struct dot_set *set, const struct spqr_layout *l, cons
     char text[120];
     memcpy(odd + 1, stripe, l->stripe_size);
     multiply_c(l, stripe, a, wanted);
-    for (uint32_t count = 1; count <= STRIPE_COLUMNS_MAX; count++) {
-        uint32_t first = BATCH - count;
+    for (uint32_t count = 1; count <= STRIPE_COLUMNS_MAX && count <= a->batch; count++) {
+        uint32_t first = a->batch - count;
         snprintf(text, sizeof text, "%s, %d bits, %zu columns, %s, %u of them", set->name, l->bits,
                  l->columns, what, count);
         assert_int_equal(set->stripe(l, stripe, a, first, count, got), 0);
@@ -113,9 +114,12 @@ static void compare_shape(const struct dot_set *set, struct random *r, const str
         char what[40];
         snprintf(what, sizeof what, "%zu slots, %zu/8 filled", l->slots, eighths);
         stripe_pack(l, r, l->slots * eighths / 8, stripe);
-        struct activations *a = made_up(WEIGHTS_HEAVY_TAILS, r, l->columns, eighths ? order : NULL);
-        compare(set, l, stripe, a, what);
-        activations_free(a);
+        for (uint32_t batch = 1; batch <= BATCH; batch += BATCH - 1) {
+            struct activations *a =
+                made_up(WEIGHTS_HEAVY_TAILS, r, l->columns, batch, eighths ? order : NULL);
+            compare(set, l, stripe, a, what);
+            activations_free(a);
+        }
     }
     free(order);
 }
@@ -154,6 +158,8 @@ static void test_awkward_values(void **state)
             weights_fill(kind, &r, x, BATCH * COLS);
             x[70] = INFINITY;
             x[COLS + 100] = NAN;
+            for (int c = 0; c < COLS; c += 9)
+                x[2 * COLS + c] = -FLT_MAX; /* times a level's scale it may be infinite */
             struct activations *a = put(ACTIVATIONS_INT8_64, COLS, BATCH, NULL, x);
             compare(set, &l, stripe, a, weights_kind_names[kind]);
             activations_free(a);
@@ -192,7 +198,7 @@ static void test_corrupt_outliers(void **state)
     if (!dot_set_supported(set))
         skip();
     uint8_t *stripe = at_the_edge(l.stripe_size), *good = allocate(l.stripe_size, 1);
-    struct activations *a = made_up(WEIGHTS_GAUSSIAN, &r, COLS, NULL);
+    struct activations *a = made_up(WEIGHTS_GAUSSIAN, &r, COLS, BATCH, NULL);
     stripe_pack(&l, &r, 61, good);
     /* Slots of every row up to its end; row 0 has none, 15 has 61 - 60. */
     for (int row = 0; row < SPQR_ROWS; row++)
@@ -263,7 +269,7 @@ static void test_c_is_close(void **state)
         struct spqr_layout l = layout(2 + i / 4, widths[i % 4], 0.02);
         uint8_t *stripe = allocate(l.stripe_size, 1);
         stripe_pack(&l, &r, l.slots * 9 / 10, stripe);
-        struct activations *a = made_up(WEIGHTS_GAUSSIAN, &r, l.columns, NULL);
+        struct activations *a = made_up(WEIGHTS_GAUSSIAN, &r, l.columns, BATCH, NULL);
         products out;
         multiply_c(&l, stripe, a, out);
         for (uint32_t column = 0; column < BATCH; column++) {
@@ -286,20 +292,24 @@ static void test_activations(void **state)
 {
     enum { COLS = 200 };
     struct random r = {25};
-    float x[COLS];
+    static float all[BATCH * COLS];
     (void)state;
-    weights_fill(WEIGHTS_JUMPS, &r, x, COLS);
+    weights_fill(WEIGHTS_JUMPS, &r, all, BATCH * COLS);
     uint32_t *order = shuffled(&r, COLS);
-    struct activations *a = put(ACTIVATIONS_INT8_64, COLS, 1, order, x);
-    for (size_t c = 0; c < COLS; c++) {
-        float largest = 0;
-        for (size_t i = c / 64 * 64; i < COLS && i < c / 64 * 64 + 64; i++)
-            largest = fmaxf(largest, fabsf(x[order[i]]));
-        assert_true(fabsf(a->scale[c / 64] * (float)a->q[c] - x[order[c]]) <= largest / 253);
-        assert_true(a->x[c] == a->scale[c / 64] * (float)a->q[c]);
+    struct activations *a = put(ACTIVATIONS_INT8_64, COLS, BATCH, order, all);
+    for (size_t column = 0; column < BATCH; column++) {
+        const float *x = all + column * COLS, *scale = a->scale + column * a->scale_stride;
+        const int8_t *q = a->q + column * a->q_stride;
+        for (size_t c = 0; c < COLS; c++) {
+            float largest = 0;
+            for (size_t i = c / 64 * 64; i < COLS && i < c / 64 * 64 + 64; i++)
+                largest = fmaxf(largest, fabsf(x[order[i]]));
+            assert_true(fabsf(scale[c / 64] * (float)q[c] - x[order[c]]) <= largest / 253);
+            assert_true(a->x[c * BATCH + column] == scale[c / 64] * (float)q[c]);
+        }
+        for (size_t c = COLS; c < 256; c++)
+            assert_int_equal(q[c], 0);
     }
-    for (size_t c = COLS; c < 256; c++)
-        assert_int_equal(a->q[c], 0);
     activations_free(a);
     free(order);
 }
