@@ -58,7 +58,8 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
         place(&end, columns * a->q_stride, sizeof *a->tile_q),
         place(&end, columns * a->scale_stride, sizeof *a->tile_scale),
         place(&end, columns * a->sum_stride, sizeof *a->tile_sums),
-        place(&end, kind == ACTIVATIONS_INT8_64 ? batch * a->q_stride : 0, sizeof *a->x),
+        place(&end, kind == ACTIVATIONS_INT8_64 ? batch * a->cols + TILE : 0, sizeof *a->x),
+        place(&end, kind == ACTIVATIONS_INT8_64 ? batch * a->sum_stride : 0, sizeof *a->lsum),
     };
     a->q = (int8_t *)memory + at[0];
     a->scale = (float *)(memory + at[1]);
@@ -67,6 +68,7 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
     a->tile_scale = (float *)(memory + at[4]);
     a->tile_sums = (int16_t *)(memory + at[5]);
     a->x = (float *)(memory + at[6]);
+    a->lsum = (float *)(memory + at[7]);
     return end;
 }
 
@@ -150,8 +152,8 @@ static void gather(const struct activations *a, const float *x, size_t first, si
 }
 
 /* The blocks of a column, whose last may be shorter. */
-static void quantize_in_order(const struct activations *a, const float *x, int8_t *q, float *scale,
-                              float *rounded)
+static void quantize_in_order(const struct activations *a, uint32_t column, const float *x, int8_t *q,
+                              float *scale)
 {
     float block[64];
     for (size_t k = 0, first = 0; k < a->blocks; k++, first += a->block) {
@@ -159,7 +161,7 @@ static void quantize_in_order(const struct activations *a, const float *x, int8_
         gather(a, x, first, n, block);
         scale[k] = quantize(block, n, q + first);
         for (size_t i = 0; i < n; i++)
-            rounded[first + i] = scale[k] * (float)q[first + i];
+            a->x[(first + i) * a->batch + column] = scale[k] * (float)q[first + i];
     }
 }
 
@@ -189,7 +191,7 @@ static void column_put(struct activations *a, uint32_t column, const float *x)
     int16_t *sums = a->sums + column * a->sum_stride;
     size_t width = sum_width(a);
     if (a->block == 64)
-        quantize_in_order(a, x, q, scale, a->x + column * a->q_stride);
+        quantize_in_order(a, column, x, q, scale);
     for (size_t k = 0; a->block != 64 && k < a->blocks; k++)
         scale[k] = quantize(x + k * a->block, a->block, q + k * a->block);
     memset(scale + a->blocks, 0, (a->scale_stride - a->blocks) * sizeof *scale);
@@ -204,6 +206,8 @@ static void column_put(struct activations *a, uint32_t column, const float *x)
             at = at / 16 * 16 + at % 2 * 8 + at % 16 / 2;
         sums[at] = (int16_t)sum;
     }
+    for (size_t i = 0; a->block == 64 && i < a->sum_stride; i++)
+        a->lsum[column * a->sum_stride + i] = (float)sums[i];
     /* Lanes of a tile that no column fills get a copy; what comes of it goes nowhere. */
     uint32_t end = column + 1 == a->batch ? a->tiles * TILE : column + 1;
     for (uint32_t to = column; to < end && to < a->tiles * TILE; to++)

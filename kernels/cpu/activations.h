@@ -27,10 +27,11 @@ struct activations {
     size_t q_stride, scale_stride, sum_stride; /* elements from column to column */
     uint32_t tiles; /* the first tiles * TILE columns are in tiles, too */
     bool tiled;     /* whether the kernels want any */
-    float *x;       /* F32: column c at x + c * cols; INT8_64: levels times scales, c * q_stride */
+    float *x;       /* F32: column c at x + c * cols; INT8_64: levels times scales, [cols][batch] */
     int8_t *q;
     float *scale;
     int16_t *sums;      /* of 32 levels; of FINE in blocks of 64 and, even ones before odd ones, 256 */
+    float *lsum;           /* INT8_64: the same sums as floats */
     const uint32_t *order; /* the activation at each place; NULL: as they come */
     int8_t *tile_q;     /* [tile][q_stride / 4][TILE][4] */
     float *tile_scale;  /* [tile][scale_stride][TILE] */

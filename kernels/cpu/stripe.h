@@ -26,7 +26,7 @@
 #include <string.h>
 
 /* The most columns of activations that a stripe is multiplied with at once. */
-enum { STRIPE_COLUMNS_MAX = 4 };
+enum { STRIPE_COLUMNS_MAX = 8 };
 
 /* A stripe, times `count` columns of the activations from `column` on, 1 to STRIPE_COLUMNS_MAX: row r
  * of the i-th goes to sums[i][r]. -EINVAL where outliers break the rules of the format. */
@@ -38,13 +38,17 @@ stripe_fn stripe_c, stripe_avx2, stripe_avx512, stripe_avx512_vnni;
 
 enum { OUTLIER_LANES = 8 };
 
-/* What goes with the sets: the slots of a row, from *slot to before *end; *slot is where the row
- * before ended. -EINVAL where they are in no order. */
-static inline int stripe_slots(const struct spqr_layout *l, const uint8_t *stripe, int row,
-                               uint32_t slot, uint32_t *end)
+/* What goes with the sets: row r has the slots from ends[r] to before ends[r + 1]. -EINVAL where they
+ * are in no order. */
+static inline int stripe_ends(const struct spqr_layout *l, const uint8_t *stripe,
+                              uint32_t ends[SPQR_ROWS + 1])
 {
-    memcpy(end, stripe + l->columns_at - (size_t)(SPQR_ROWS - row) * sizeof *end, sizeof *end);
-    return *end < slot || *end > l->slots ? -EINVAL : 0;
+    ends[0] = 0;
+    memcpy(ends + 1, stripe + l->columns_at - SPQR_ROWS * sizeof *ends, SPQR_ROWS * sizeof *ends);
+    for (int row = 0; row < SPQR_ROWS; row++)
+        if (ends[row + 1] < ends[row] || ends[row + 1] > l->slots)
+            return -EINVAL;
+    return 0;
 }
 
 #endif

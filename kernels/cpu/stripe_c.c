@@ -50,14 +50,14 @@ static void read_supertile(int bits, const uint8_t *p, struct supertile *t)
 }
 
 /* One row and column; levels, lsum: of the supertile's columns and groups. */
-static float multiply(const struct supertile *t, int row, const int8_t *levels, const int16_t *lsum)
+static float multiply(const struct supertile *t, int row, const int8_t *levels, const float *lsum)
 {
     float v = 0;
     for (int g = 0; g < GROUPS; g++) {
         int isum = 0;
         for (int c = 0; c < SPQR_GROUP; c++)
             isum += t->codes[g * SPQR_GROUP + c][row] * levels[g * SPQR_GROUP + c];
-        v += t->scales[g][row] * ((float)isum - t->zeros[g][row] * (float)lsum[g]);
+        v += t->scales[g][row] * ((float)isum - t->zeros[g][row] * lsum[g]);
     }
     return v;
 }
@@ -71,7 +71,7 @@ static void dense(const struct spqr_layout *l, const uint8_t *stripe, const stru
         read_supertile(l->bits, stripe + k * l->supertile_size, &t);
         for (uint32_t i = 0; i < count; i++) {
             const int8_t *levels = a->q + (column + i) * a->q_stride + k * SPQR_COLUMNS;
-            const int16_t *lsum = a->sums + (column + i) * a->sum_stride + k * GROUPS;
+            const float *lsum = a->lsum + (column + i) * a->sum_stride + k * GROUPS;
             float scale = a->scale[(column + i) * a->scale_stride + k];
             for (int row = 0; row < SPQR_ROWS; row++)
                 sums[i][row] += scale * multiply(&t, row, levels, lsum);
@@ -79,9 +79,9 @@ static void dense(const struct spqr_layout *l, const uint8_t *stripe, const stru
     }
 }
 
-/* A row's outliers with one column, x: its activations. */
+/* A row's outliers with one column, whose activation at place c is x[c * stride]. */
 static int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, uint32_t slot,
-                        uint32_t end, const float *x, float *sum)
+                        uint32_t end, const float *x, size_t stride, float *sum)
 {
     const uint8_t *columns = stripe + l->columns_at, *values = stripe + l->values_at;
     float own[OUTLIER_LANES] = {0};
@@ -90,7 +90,7 @@ static int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, uint
         uint32_t c = l->index_size == 2 ? load_u16(columns + 2 * at) : load_u32(columns + 4 * at);
         if (c >= l->columns)
             return -EINVAL;
-        own[j % OUTLIER_LANES] += f32_from_f16(load_u16(values + 2 * at)) * x[c];
+        own[j % OUTLIER_LANES] += f32_from_f16(load_u16(values + 2 * at)) * x[c * stride];
     }
     for (int half = OUTLIER_LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++)
@@ -102,13 +102,14 @@ static int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, uint
 int stripe_c(const struct spqr_layout *l, const uint8_t *stripe, const struct activations *a,
              uint32_t column, uint32_t count, float (*sums)[SPQR_ROWS])
 {
-    uint32_t slot = 0, end = 0;
-    int rc = 0;
     dense(l, stripe, a, column, count, sums);
-    for (int row = 0; l->slots && !rc && row < SPQR_ROWS; row++, slot = end) {
-        rc = stripe_slots(l, stripe, row, slot, &end);
+    if (!l->slots)
+        return 0;
+    uint32_t ends[SPQR_ROWS + 1];
+    int rc = stripe_ends(l, stripe, ends);
+    for (int row = 0; row < SPQR_ROWS; row++)
         for (uint32_t i = 0; !rc && i < count; i++)
-            rc = add_outliers(l, stripe, slot, end, a->x + (column + i) * a->q_stride, &sums[i][row]);
-    }
+            rc = add_outliers(l, stripe, ends[row], ends[row + 1],
+                              a->x + column + i, a->batch, &sums[i][row]);
     return rc;
 }

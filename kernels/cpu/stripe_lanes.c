@@ -2,9 +2,12 @@
  *
  * Stripes with vectors. This file is compiled once for each instruction set.
  *
- * A vector of codes has 16 neighbouring columns of a group in each of its 128 bits, for as many rows:
- * two or four. Fours of products are summed up by the multiplication itself; the sums across of four
- * such vectors then have a lane for each row, in which scales and zeros are applied.
+ * A lane is a row, so nothing is summed up across: four columns' codes are turned to lie in a row's
+ * lane while they are packed, two bits a group, which moves all four groups at once; then they are
+ * multiplied with the same four levels in all lanes. What decodes scales and zeros is in lanes anyway.
+ *
+ * Shifts are dear, and multiplying by a power of two is exact: where a code lies in its byte, or a
+ * scale's code in its lane, it is left there, and what it is multiplied with makes up for it.
  */
 #include "kernels/cpu/stripe.h"
 
@@ -19,16 +22,18 @@
 #endif
 
 enum {
+    LINE = 64,
+    AHEAD = 2048, FAR = 16384,
     GROUPS = SPQR_COLUMNS / SPQR_GROUP,
-    VECTORS = 4,                /* of codes that are summed up across together */
-    EACH = LANES / VECTORS,     /* rows of one of them */
-    PARTS = SPQR_ROWS / LANES,  /* of a stripe's rows, in lanes */
+    FOUR = SPQR_GROUP / 4,     /* times four columns are a group */
+    EACH = LANES / FOUR,       /* rows of 16 bytes in a vector */
+    PARTS = SPQR_ROWS / LANES, /* of a stripe's rows, in lanes */
 };
 
-/* The row of a lane: what sums_across leaves. */
+/* The row of a lane: what turn leaves. */
 static inline int row_of(int part, int lane)
 {
-    return part * LANES + lane % VECTORS * EACH + lane / VECTORS;
+    return part * LANES + lane % 4 * EACH + lane / 4;
 }
 
 /* ---- what differs with the width ---- */
@@ -36,90 +41,195 @@ static inline int row_of(int part, int lane)
 #ifdef __AVX512F__
 
 INLINE lanes in_all(const void *p) { return _mm512_broadcast_i32x4(load_half(p)); }
-INLINE lanes shift_down(lanes v, int n) { return _mm512_srli_epi64(v, (unsigned)n); }
-INLINE lanes shift_up(lanes v, int n) { return _mm512_slli_epi64(v, (unsigned)n); }
-INLINE lanes byte_lanes(__m128i v) { return _mm512_cvtepu8_epi32(v); }
-INLINE lanes unpack(lanes a, lanes b)
+INLINE lanes shift_down(lanes v, int n) { return _mm512_srli_epi32(v, (unsigned)n); }
+INLINE lanes shift_up(lanes v, int n) { return _mm512_slli_epi32(v, (unsigned)n); }
+INLINE lanes low_fours(lanes a, lanes b) { return _mm512_unpacklo_epi32(a, b); }
+INLINE lanes high_fours(lanes a, lanes b) { return _mm512_unpackhi_epi32(a, b); }
+INLINE lanes low_eights(lanes a, lanes b) { return _mm512_unpacklo_epi64(a, b); }
+INLINE lanes high_eights(lanes a, lanes b) { return _mm512_unpackhi_epi64(a, b); }
+INLINE lanes bytes_at(lanes v, lanes at) { return _mm512_shuffle_epi8(v, at); }
+INLINE lanes pairs(lanes codes, lanes q) { return _mm512_maddubs_epi16(codes, q); }
+INLINE lanes words_add(lanes a, lanes b) { return _mm512_add_epi16(a, b); }
+INLINE lanes words_halve(lanes v) { return _mm512_madd_epi16(v, _mm512_set1_epi16(1)); }
+
+/* a where the mask has ones, else b. */
+INLINE lanes bits_from(lanes mask, lanes a, lanes b)
 {
-    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    return _mm512_ternarylogic_epi32(mask, a, b, 0xca);
 }
 
-INLINE lanes sums_across(const lanes v[VECTORS])
+INLINE lanes rows_in_lanes(void)
 {
-    lanes ab = unpack(v[0], v[1]), cd = unpack(v[2], v[3]);
-    return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 }
 
-/* Eight bytes a row, in both halves of its 128 bits, in the upper one shifted by one. */
-INLINE lanes third_bits(const uint8_t *p)
+/* Rows of eight bytes: the first four, and the last. */
+INLINE void eights_turn(lanes a, lanes b, lanes out[2])
 {
-    lanes v = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3),
-                                       _mm512_castsi256_si512(load(p)));
-    return _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 1, 0, 1, 0, 1, 0, 1));
+    lanes at = shift_up(rows_in_lanes(), 1);
+    out[0] = _mm512_permutex2var_epi32(a, at, b);
+    out[1] = _mm512_permutex2var_epi32(a, at | lanes_all(1), b);
 }
 
-/* The first 16 bytes of rows of 32, or the last. */
-INLINE lanes every_other(const uint8_t *p, bool last)
+/* Rows of 32 bytes: the first 16, and the last. */
+INLINE void every_other(lanes a, lanes b, lanes *first, lanes *last)
 {
-    lanes a = lanes_load(p), b = lanes_load(p + 64);
-    return last ? _mm512_shuffle_i64x2(a, b, 0xdd) : _mm512_shuffle_i64x2(a, b, 0x88);
+    *first = _mm512_shuffle_i64x2(a, b, 0x88);
+    *last = _mm512_shuffle_i64x2(a, b, 0xdd);
 }
 
 #else
 
 INLINE lanes in_all(const void *p) { return _mm256_broadcastsi128_si256(load_half(p)); }
-INLINE lanes shift_down(lanes v, int n) { return _mm256_srli_epi64(v, n); }
-INLINE lanes shift_up(lanes v, int n) { return _mm256_slli_epi64(v, n); }
-INLINE lanes byte_lanes(__m128i v) { return _mm256_cvtepu8_epi32(v); }
-INLINE lanes sums_across(const lanes v[VECTORS])
+INLINE lanes shift_down(lanes v, int n) { return _mm256_srli_epi32(v, n); }
+INLINE lanes shift_up(lanes v, int n) { return _mm256_slli_epi32(v, n); }
+INLINE lanes low_fours(lanes a, lanes b) { return _mm256_unpacklo_epi32(a, b); }
+INLINE lanes high_fours(lanes a, lanes b) { return _mm256_unpackhi_epi32(a, b); }
+INLINE lanes low_eights(lanes a, lanes b) { return _mm256_unpacklo_epi64(a, b); }
+INLINE lanes high_eights(lanes a, lanes b) { return _mm256_unpackhi_epi64(a, b); }
+INLINE lanes bytes_at(lanes v, lanes at) { return _mm256_shuffle_epi8(v, at); }
+INLINE lanes pairs(lanes codes, lanes q) { return _mm256_maddubs_epi16(codes, q); }
+INLINE lanes words_add(lanes a, lanes b) { return _mm256_add_epi16(a, b); }
+INLINE lanes words_halve(lanes v) { return _mm256_madd_epi16(v, words(1)); }
+INLINE lanes bits_from(lanes mask, lanes a, lanes b)
 {
-    return sums_of_four(v[0], v[1], v[2], v[3]);
+    return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));
 }
 
-INLINE lanes third_bits(const uint8_t *p)
+INLINE lanes rows_in_lanes(void)
 {
-    lanes v = _mm256_permute4x64_epi64(_mm256_castsi128_si256(load_half(p)), 0x50);
-    return _mm256_srlv_epi64(v, _mm256_setr_epi64x(0, 1, 0, 1));
+    return _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
 }
 
-INLINE lanes every_other(const uint8_t *p, bool last)
+INLINE void eights_turn(lanes a, lanes b, lanes out[2])
 {
-    lanes a = load(p), b = load(p + 32);
-    return last ? _mm256_permute2x128_si256(a, b, 0x31) : _mm256_permute2x128_si256(a, b, 0x20);
+    const lanes rows = _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7);
+    __m256 v = _mm256_castsi256_ps(a), w = _mm256_castsi256_ps(b);
+    out[0] = _mm256_permutevar8x32_epi32(_mm256_castps_si256(_mm256_shuffle_ps(v, w, 0x88)), rows);
+    out[1] = _mm256_permutevar8x32_epi32(_mm256_castps_si256(_mm256_shuffle_ps(v, w, 0xdd)), rows);
+}
+
+INLINE void every_other(lanes a, lanes b, lanes *first, lanes *last)
+{
+    *first = _mm256_permute2x128_si256(a, b, 0x20);
+    *last = _mm256_permute2x128_si256(a, b, 0x31);
 }
 
 #endif
 
+/* What is loaded is kept in a register: a compiler would rather load it again for each of its uses, and
+ * most vectors here lie across two lines of the cache. */
+INLINE lanes load_once(const void *p)
+{
+    lanes v = lanes_load(p);
+    __asm__("" : "+v"(v));
+    return v;
+}
+
+/* Floats stay in memory, from which an instruction takes one for all lanes; a compiler that saw them
+ * stored would permute instead, which are two instructions more for each. */
+INLINE void floats_put(float *p, float_lanes v)
+{
+    floats_store(p, v);
+    __asm__("" : "+m"(*(float(*)[LANES])p));
+}
+
 INLINE lanes all_bytes(int v) { return lanes_all(v * 0x01010101); }
+
+/* Bytes of each lane, the lowest first. */
+INLINE lanes all_of(int a, int b, int c, int d)
+{
+    return lanes_all(a | b << 8 | c << 16 | (int)((unsigned)d << 24));
+}
+
+INLINE float_lanes halves(const uint8_t *p)
+{
+    return floats_of_halves((const uint16_t *)(const void *)p);
+}
 
 /* ---- codes ---- */
 
-/* Of vector v of a supertile: out[g] has those of group g. */
-INLINE void codes_of(int bits, const uint8_t *supertile, int v, lanes out[GROUPS])
+/* 16 bytes of each row, four of them to a vector. */
+INLINE void turn(const lanes v[FOUR], lanes out[FOUR])
 {
+    lanes a = low_fours(v[0], v[1]), b = low_fours(v[2], v[3]);
+    lanes c = high_fours(v[0], v[1]), d = high_fours(v[2], v[3]);
+    out[0] = low_eights(a, b);
+    out[1] = high_eights(a, b);
+    out[2] = low_eights(c, d);
+    out[3] = high_eights(c, d);
+}
+
+#ifdef __AVX512VNNI__
+
+/* Codes of groups 2 and 3 are left in the high nibble. */
+enum { HIGH = 16 };
+INLINE lanes high_codes(lanes v, int mask) { return v & all_bytes(mask << 4); }
+
+/* sum + fours of codes times the same four levels; a sum of four such is in words or not. */
+INLINE lanes fours_add(lanes sum, lanes codes, const int8_t *levels)
+{
+    return lanes_dot_codes(sum, codes, lanes_all((int)load_u32(levels)), false);
+}
+
+INLINE lanes fours_sum(lanes sum) { return sum; }
+
+#else
+
+/* So that eight products are still a word. */
+enum { HIGH = 1 };
+INLINE lanes high_codes(lanes v, int mask) { return shift_down(v, 4) & all_bytes(mask); }
+
+INLINE lanes fours_add(lanes sum, lanes codes, const int8_t *levels)
+{
+    return words_add(sum, pairs(codes, lanes_all((int)load_u32(levels))));
+}
+
+INLINE lanes fours_sum(lanes sum) { return words_halve(sum); }
+
+#endif
+
+/* A supertile's weights, four columns of each group in a vector: of spqr4 groups 0 and 2 in the nibbles
+ * of `even`, 1 and 3 in those of `odd`; else all groups in `even`, two bits each, and in `third` bit
+ * 2 * group, and the next for columns from 8 on. */
+struct weights {
+    lanes even[FOUR], odd[FOUR], third[2];
+};
+
+INLINE void weights_of(int bits, const uint8_t *supertile, int part, struct weights *w)
+{
+    lanes v[FOUR], other[FOUR];
     if (bits == 4) {
-        const uint8_t *rows = supertile + v * EACH * 32;
-        for (int g = 0; g < 2; g++) {
-            lanes both = every_other(rows, g);
-            out[g] = both & all_bytes(15);
-            out[g + 2] = shift_down(both, 4) & all_bytes(15);
+        for (int i = 0; i < FOUR; i++) {
+            const uint8_t *rows = supertile + (part * LANES + i * EACH) * 32;
+            every_other(load_once(rows), load_once(rows + sizeof *v), &v[i], &other[i]);
         }
+        turn(v, w->even);
+        turn(other, w->odd);
         return;
     }
-    lanes low = lanes_load(supertile + v * EACH * 16);
-    if (bits == 2) {
-        for (int g = 0; g < GROUPS; g++)
-            out[g] = shift_down(low, 2 * g) & all_bytes(3);
-        return;
+    for (int i = 0; i < FOUR; i++)
+        v[i] = load_once(supertile + (part * LANES + i * EACH) * 16);
+    turn(v, w->even);
+    if (bits == 3) {
+        const uint8_t *rows = supertile + 256 + part * LANES * 8;
+        eights_turn(load_once(rows), load_once(rows + sizeof *v), w->third);
     }
-    /* Groups 0 and 2, then 1 and 3, in nibbles. */
-    lanes third = third_bits(supertile + 256 + v * EACH * 8);
-    lanes even = (low & all_bytes(0x33)) | (shift_up(third, 2) & all_bytes(0x44));
-    lanes odd = (shift_down(low, 2) & all_bytes(0x33)) | (third & all_bytes(0x44));
-    out[0] = even & all_bytes(7);
-    out[1] = odd & all_bytes(7);
-    out[2] = shift_down(even, 4) & all_bytes(7);
-    out[3] = shift_down(odd, 4) & all_bytes(7);
+}
+
+/* The codes of columns 4 * i on of each group. */
+INLINE void codes_of(int bits, const struct weights *w, int i, lanes out[GROUPS])
+{
+    int mask = (1 << bits) - 1;
+    lanes even = w->even[i], odd = bits == 4 ? w->odd[i] : shift_down(even, 2);
+    if (bits == 3) {
+        even = bits_from(all_bytes(0x33), even, shift_up(w->third[i % 2], 2 - i / 2));
+        odd = bits_from(all_bytes(0x33), odd, shift_down(w->third[i % 2], i / 2));
+    }
+    out[0] = even & all_bytes(mask);
+    out[1] = odd & all_bytes(mask);
+    out[2] = high_codes(even, mask);
+    out[3] = high_codes(odd, mask);
 }
 
 /* ---- scales and zeros ---- */
@@ -128,50 +238,69 @@ struct statistics {
     float_lanes scales[GROUPS], zeros[GROUPS];
 };
 
-/* The bytes of a plane, in the order of a part's lanes. */
-INLINE lanes plane(const uint8_t *p, int part)
+/* What the four halfs of a group are multiplied with, since a scale's code is 2^(2g) times itself and
+ * a zero's 2^18, 2^19, 2^20, 2^22; and products with groups 2 and 3 are HIGH times themselves. */
+static const float places[4 * GROUPS] __attribute__((aligned(64))) = {
+    1,        0x1p-2f,  0x1p-4f / HIGH,  0x1p-6f / HIGH,  /* ss */
+    1,        0x1p2f,   0x1p4f,          0x1p6f,          /* sz */
+    0x1p-18f, 0x1p-19f, 0x1p-20f * HIGH, 0x1p-22f * HIGH, /* zs */
+    0x1p18f,  0x1p19f,  0x1p20f,         0x1p22f,         /* zz */
+};
+
+/* A lane's bytes of the planes: scales, third bits, zeros, third bits. */
+INLINE lanes planes_of(const uint8_t *p, int part)
 {
-#ifdef __AVX512F__
-    (void)part;
-    const __m128i rows = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-#else
-    const __m128i rows = part ? _mm_setr_epi8(8, 10, 12, 14, 9, 11, 13, 15, 0, 0, 0, 0, 0, 0, 0, 0)
-                              : _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 0, 0, 0, 0, 0, 0, 0, 0);
-#endif
-    return byte_lanes(_mm_shuffle_epi8(load_half(p), rows));
+    lanes row = lanes_add(rows_in_lanes(), lanes_all(part * LANES));
+    lanes scales = bytes_at(in_all(p), row | all_of(0, 128, 128, 128));
+    lanes zeros = bytes_at(in_all(p + SPQR_ROWS), shift_up(row, 16) | all_of(128, 128, 0, 128));
+    lanes third = bytes_at(in_all(p + 2 * SPQR_ROWS),
+                           shift_up(row, 8) | shift_up(row, 24) | all_of(128, 0, 128, 0));
+    return scales | zeros | third;
 }
 
-/* halfs: ss, sz, zs, zz of the groups, as floats. */
+/* halfs: ss, sz, zs, zz of the groups, times places. */
 INLINE void statistics_of(const uint8_t *p, const float halfs[4 * GROUPS], int part,
                           struct statistics *s)
 {
-    lanes scales = plane(p, part), zeros = plane(p + SPQR_ROWS, part);
-    lanes third = plane(p + 2 * SPQR_ROWS, part);
+    /* Puts the third bit above the two others: a product of a byte, and a sum of two. */
+    const lanes times[GROUPS] = {all_of(1, 4, 4, 1), all_of(1, 8, 2, 1), all_of(1, 16, 1, 1),
+                                 all_of(1, 32, 1, 2)};
+    lanes planes = planes_of(p, part);
     for (int g = 0; g < GROUPS; g++) {
-        lanes scale = (lanes_down(scales, 2 * g) & lanes_all(3)) |
-                      (shift_up(lanes_down(third, g) & lanes_all(1), 2));
-        lanes zero = (lanes_down(zeros, 2 * g) & lanes_all(3)) |
-                     (shift_up(lanes_down(third, 4 + g) & lanes_all(1), 2));
-        s->scales[g] = floats_all(halfs[g]) * (lanes_float(scale) - floats_all(halfs[4 + g]));
-        s->zeros[g] = floats_all(halfs[8 + g]) * (lanes_float(zero) - floats_all(halfs[12 + g]));
+        lanes bits = planes & all_of(3 << 2 * g, 1 << g, 3 << 2 * g, 16 << g);
+        lanes codes = pairs(bits, times[g]);
+        float_lanes scale = lanes_float(codes & lanes_all(0xffff));
+        float_lanes zero = lanes_float(codes & lanes_all((int)0xffff0000));
+        s->scales[g] = floats_all(halfs[g]) * (scale - floats_all(halfs[4 + g]));
+        s->zeros[g] = floats_all(halfs[8 + g]) * (zero - floats_all(halfs[12 + g]));
     }
 }
 
 /* ---- products ---- */
 
-/* What one column adds to the sums of a part, but for the activations' scale. */
-INLINE float_lanes multiply(const lanes codes[VECTORS][GROUPS], const struct statistics *s,
-                            const int8_t *levels, const int16_t *lsum)
+/* What was read of memory before is read again: for the next part, a compiler would rather write what
+ * it has broadcast into memory to read it there. */
+INLINE void forget(void)
 {
-    float_lanes v = floats_all(0);
-    for (int g = 0; g < GROUPS; g++) {
-        lanes sums[VECTORS], level = in_all(levels + g * SPQR_GROUP);
-        for (int i = 0; i < VECTORS; i++)
-            sums[i] = lanes_dot_codes(lanes_all(0), codes[i][g], level, false);
-        float_lanes isum = lanes_float(sums_across(sums));
-        v += s->scales[g] * (isum - s->zeros[g] * floats_all((float)lsum[g]));
+    __asm__ volatile("" ::: "memory");
+}
+
+/* What one column adds to the sums of a part, but for the activations' scale. */
+INLINE float_lanes multiply(int bits, const struct weights *w, const struct statistics *s,
+                            const int8_t *levels, const float *lsum)
+{
+    lanes codes[GROUPS], isum[GROUPS];
+    float_lanes v[GROUPS];
+    for (int g = 0; g < GROUPS; g++)
+        isum[g] = lanes_all(0);
+    for (int i = 0; i < FOUR; i++) {
+        codes_of(bits, w, i, codes);
+        for (int g = 0; g < GROUPS; g++)
+            isum[g] = fours_add(isum[g], codes[g], levels + g * SPQR_GROUP + 4 * i);
     }
-    return v;
+    for (int g = 0; g < GROUPS; g++)
+        v[g] = s->scales[g] * (lanes_float(fours_sum(isum[g])) - s->zeros[g] * floats_all(lsum[g]));
+    return v[0] + v[1] + v[2] + v[3];
 }
 
 INLINE void stripe_dot(int bits, uint32_t count, const struct spqr_layout *l, const uint8_t *stripe,
@@ -184,20 +313,22 @@ INLINE void stripe_dot(int bits, uint32_t count, const struct spqr_layout *l, co
     size_t size = 128 * (size_t)bits + 80;
     for (size_t k = 0; k < l->padded / SPQR_COLUMNS; k++, stripe += size) {
         const uint8_t *behind = stripe + 128 * bits;
+        for (size_t i = 0; i < size; i += LINE)
+            __builtin_prefetch(stripe + AHEAD + i), __builtin_prefetch(stripe + FAR + i, 0, 2);
         float halfs[4 * GROUPS] __attribute__((aligned(64)));
         for (int i = 0; i < 4 * GROUPS; i += LANES)
-            floats_store(halfs + i, floats_of_halves((const uint16_t *)(const void *)(behind + 48) + i));
+            floats_put(halfs + i, floats_load(places + i) * halves(behind + 48 + 2 * i));
         for (int part = 0; part < PARTS; part++) {
-            lanes codes[VECTORS][GROUPS];
+            struct weights w;
             struct statistics s;
-            for (int v = 0; v < VECTORS; v++)
-                codes_of(bits, stripe, part * VECTORS + v, codes[v]);
+            forget();
+            weights_of(bits, stripe, part, &w);
             statistics_of(behind, halfs, part, &s);
             for (uint32_t i = 0; i < count; i++) {
                 const int8_t *levels = a->q + (column + i) * a->q_stride + k * SPQR_COLUMNS;
-                const int16_t *lsum = a->sums + (column + i) * a->sum_stride + k * GROUPS;
+                const float *lsum = a->lsum + (column + i) * a->sum_stride + k * GROUPS;
                 float scale = a->scale[(column + i) * a->scale_stride + k];
-                sums[i][part] += floats_all(scale) * multiply(codes, &s, levels, lsum);
+                sums[i][part] += floats_all(scale) * multiply(bits, &w, &s, levels, lsum);
             }
         }
     }
@@ -212,51 +343,106 @@ INLINE void stripe_dot(int bits, uint32_t count, const struct spqr_layout *l, co
 
 /* ---- outliers ---- */
 
-/* Up to eight of them: residuals times activations. Columns that are too large make *wrong true, and
- * then nothing is read. */
-INLINE __m256 outliers(const uint8_t *columns, const uint8_t *values, size_t limit, const float *x,
-                       bool *wrong)
+enum { WIDTH = sizeof(uint16_t) }; /* of a slot's column, and of its residual */
+
+/* Whether the columns of n slots are all less than limit. */
+INLINE bool columns_below(const uint8_t *columns, size_t n, size_t limit)
 {
-    __m256i at = _mm256_cvtepu16_epi32(load_half(columns));
-    __m256i large = _mm256_cmpgt_epi32(at, _mm256_set1_epi32((int)limit - 1));
-    if (!_mm256_testz_si256(large, large)) {
-        *wrong = true;
-        return _mm256_setzero_ps();
+    uint16_t largest = 0, column;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&column, columns + WIDTH * i, WIDTH);
+        largest = column > largest ? column : largest;
     }
-    return _mm256_cvtph_ps(load_half(values)) * _mm256_i32gather_ps(x, at, sizeof *x);
+    return n == 0 || largest < limit;
 }
 
-/* Slots [slot, end) of a row with one column, whose activations are x. */
-INLINE int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, size_t slot, size_t end,
-                        const float *x, float *sum)
+/* Eight slots from one of a row on, the next row's among them, or zeros where there are no more. */
+struct slots {
+    uint16_t columns[OUTLIER_LANES];
+    __m256 residuals;
+};
+
+/* There are slots to before last. */
+INLINE struct slots slots_read(const struct spqr_layout *l, const uint8_t *stripe, size_t slot,
+                               size_t last)
 {
-    enum { WIDTH = sizeof(uint16_t) };
     const uint8_t *columns = stripe + l->columns_at + WIDTH * slot;
     const uint8_t *values = stripe + l->values_at + WIDTH * slot;
+    uint8_t rest[2][WIDTH * OUTLIER_LANES] = {{0}};
+    if (slot + OUTLIER_LANES > last) {
+        columns = memcpy(rest[0], columns, WIDTH * (last - slot));
+        values = memcpy(rest[1], values, WIDTH * (last - slot));
+    }
+    struct slots s = {.residuals = _mm256_cvtph_ps(load_half(values))};
+    memcpy(s.columns, columns, sizeof s.columns);
+    return s;
+}
+
+/* A row's outliers with the only column there is. Activations are loaded one by one, since gathering
+ * takes longer. */
+INLINE float outliers_dot(const struct spqr_layout *l, const uint8_t *stripe, size_t slot, size_t end,
+                          size_t last, const float *x)
+{
     __m256 own = _mm256_setzero_ps();
-    size_t n = end - slot;
-    bool wrong = false;
-    for (; n >= OUTLIER_LANES; n -= OUTLIER_LANES) {
-        own += outliers(columns, values, l->columns, x, &wrong);
-        columns += WIDTH * OUTLIER_LANES;
-        values += WIDTH * OUTLIER_LANES;
+    for (; slot < end; slot += OUTLIER_LANES) {
+        struct slots s = slots_read(l, stripe, slot, last);
+        const uint16_t *c = s.columns;
+        __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(end - slot)),
+                                           _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        __m256 products =
+            s.residuals * _mm256_setr_ps(x[c[0]], x[c[1]], x[c[2]], x[c[3]], x[c[4]], x[c[5]],
+                                         x[c[6]], x[c[7]]);
+        own += _mm256_and_ps(products, _mm256_castsi256_ps(there));
     }
-    if (n) {
-        uint8_t rest[2][WIDTH * OUTLIER_LANES] = {{0}};
-        __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
-        memcpy(rest[0], columns, WIDTH * n);
-        memcpy(rest[1], values, WIDTH * n);
-        __m256 more = own + outliers(rest[0], rest[1], l->columns, x, &wrong);
-        own = _mm256_blendv_ps(own, more, _mm256_castsi256_ps(there));
+    return halves_add(own);
+}
+
+/* The same with eight columns of many, which lie side by side. */
+INLINE __m256 outliers_of_columns(const struct spqr_layout *l, const uint8_t *stripe, size_t slot,
+                                  size_t end, size_t last, const float *x, size_t stride)
+{
+    __m256 own[OUTLIER_LANES];
+    for (int i = 0; i < OUTLIER_LANES; i++)
+        own[i] = _mm256_setzero_ps();
+    for (; slot < end; slot += OUTLIER_LANES) {
+        struct slots s = slots_read(l, stripe, slot, last);
+        float residuals[OUTLIER_LANES];
+        _mm256_storeu_ps(residuals, s.residuals);
+        for (size_t i = 0; i < OUTLIER_LANES && slot + i < end; i++)
+            own[i] += _mm256_set1_ps(residuals[i]) * _mm256_loadu_ps(x + s.columns[i] * stride);
     }
-    *sum += halves_add(own);
-    return wrong ? -EINVAL : 0;
+    for (int half = OUTLIER_LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            own[i] += own[i + half];
+    return own[0];
+}
+
+static int add_outliers(const struct spqr_layout *l, const uint8_t *stripe,
+                        const struct activations *a, uint32_t column, uint32_t count,
+                        float (*sums)[SPQR_ROWS])
+{
+    uint32_t ends[SPQR_ROWS + 1];
+    int rc = stripe_ends(l, stripe, ends);
+    size_t last = ends[SPQR_ROWS];
+    if (rc || !columns_below(stripe + l->columns_at, last, l->columns))
+        return -EINVAL;
+    for (int row = 0; row < SPQR_ROWS; row++) {
+        float of_columns[STRIPE_COLUMNS_MAX];
+        if (a->batch == 1) {
+            sums[0][row] += outliers_dot(l, stripe, ends[row], ends[row + 1], last, a->x);
+            continue;
+        }
+        _mm256_storeu_ps(of_columns, outliers_of_columns(l, stripe, ends[row], ends[row + 1], last,
+                                                         a->x + column, a->batch));
+        for (uint32_t i = 0; i < count; i++)
+            sums[i][row] += of_columns[i];
+    }
+    return 0;
 }
 
 /* ---- stripes ---- */
 
-/* With the loops that there are for one column, and for four. */
+/* With the loops that there are for one column, and for as many as can be. */
 #define BITS(n)                                                                                    \
     case n:                                                                                        \
         if (count == 1)                                                                            \
@@ -270,19 +456,12 @@ INLINE int add_outliers(const struct spqr_layout *l, const uint8_t *stripe, size
 int STRIPE(const struct spqr_layout *l, const uint8_t *stripe, const struct activations *a,
            uint32_t column, uint32_t count, float (*sums)[SPQR_ROWS])
 {
-    if (l->index_size != sizeof(uint16_t)) /* which no model of today has */
+    if (l->index_size != WIDTH) /* which no model of today has */
         return stripe_c(l, stripe, a, column, count, sums);
     switch (l->bits) {
         BITS(2)
         BITS(3)
         BITS(4)
     }
-    uint32_t slot = 0, end = 0;
-    int rc = 0;
-    for (int row = 0; l->slots && !rc && row < SPQR_ROWS; row++, slot = end) {
-        rc = stripe_slots(l, stripe, row, slot, &end);
-        for (uint32_t i = 0; !rc && i < count; i++)
-            rc = add_outliers(l, stripe, slot, end, a->x + (column + i) * a->q_stride, &sums[i][row]);
-    }
-    return rc;
+    return l->slots ? add_outliers(l, stripe, a, column, count, sums) : 0;
 }

@@ -6,14 +6,14 @@
 #include "codec/float16.h"
 #include "kernels/cpu/backend.h"
 #include "tests/packed.h"
+#include "tests/unit/edge.h"
+#include "tests/weights.h"
 
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -280,17 +280,6 @@ static void test_awkward_values(void **state)
         memset(packed, 0xff, bytes_of(f, ROWS * COLS));
         compare_kinds(set, f, ROWS, COLS, BATCH);
     }
-}
-
-/* n bytes at an odd address that end where the process may read no further. */
-static uint8_t *at_the_edge(size_t n)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (n + page - 1) / page * page;
-    uint8_t *p =
-        mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_ptr_not_equal(p, MAP_FAILED);
-    assert_int_equal(mprotect(p + size, page, PROT_NONE), 0);
-    return p + size - n;
 }
 
 /* Rows in runs of any length, of which nothing else may be read; products asked for in pieces that

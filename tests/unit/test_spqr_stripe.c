@@ -5,8 +5,6 @@
  */
 #include "codec/bytes.h"
 #include "codec/float16.h"
-#include "codec/spqr/stripe.h"
-#include "tests/weights.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -16,67 +14,7 @@
 
 #include <cmocka.h>
 
-static void *allocate(size_t n, size_t size)
-{
-    void *p = calloc(n ? n : 1, size);
-    assert_non_null(p);
-    return p;
-}
-
-static struct spqr_layout layout(int bits, uint64_t columns, double budget)
-{
-    struct spqr_layout l;
-    struct error err;
-    assert_int_equal(spqr_layout(bits, columns, budget, &l, &err), 0);
-    return l;
-}
-
-static void stripe_allocate(const struct spqr_layout *l, struct spqr_stripe *s)
-{
-    s->codes = allocate(l->padded, sizeof *s->codes);
-    s->groups = allocate(l->padded / SPQR_GROUP, sizeof *s->groups);
-    s->outlier_rows = allocate(l->padded, sizeof *s->outlier_rows);
-    s->outliers = allocate(l->padded, sizeof *s->outliers);
-}
-
-static void stripe_free(struct spqr_stripe *s)
-{
-    free(s->codes);
-    free(s->groups);
-    free(s->outlier_rows);
-    free(s->outliers);
-}
-
-/* A half between -2 and 2. */
-static float random_half(struct random *r)
-{
-    return (float)((int)(random_bits(r) % 4096) - 2048) / 1024;
-}
-
-/* Codes, statistics, and outliers for some of the slots: the first column and the last are among
- * them. */
-static void stripe_fill(const struct spqr_layout *l, struct random *r, struct spqr_stripe *s)
-{
-    for (size_t c = 0; c < l->padded; c++)
-        for (int row = 0; row < SPQR_ROWS; row++)
-            s->codes[c][row] = (uint8_t)(random_bits(r) % (1u << l->bits));
-    for (size_t g = 0; g < l->padded / SPQR_GROUP; g++) {
-        for (int row = 0; row < SPQR_ROWS; row++) {
-            s->groups[g].scales[row] = random_bits(r) % 8;
-            s->groups[g].zeros[row] = random_bits(r) % 8;
-        }
-        s->groups[g].scale_scale = random_half(r);
-        s->groups[g].scale_zero = random_half(r);
-        s->groups[g].zero_scale = random_half(r);
-        s->groups[g].zero_zero = random_half(r);
-    }
-    for (size_t i = 0; i < l->slots * 9 / 10; i++) {
-        size_t c = i == 0 ? 0 : i == 1 ? l->columns - 1 : random_bits(r) % l->columns;
-        int row = (int)(random_bits(r) % 16);
-        s->outlier_rows[c] |= (uint16_t)(1 << row);
-        s->outliers[c][row] = random_half(r);
-    }
-}
+#include "tests/unit/stripes.h"
 
 static void test_sizes(void **state)
 {
@@ -257,7 +195,7 @@ static void test_round_trip(void **state)
             uint8_t *bytes = allocate(l.stripe_size, 1);
             stripe_allocate(&l, &s);
             stripe_allocate(&l, &back);
-            stripe_fill(&l, &r, &s);
+            stripe_fill(&l, &r, l.slots * 9 / 10, &s);
             spqr_pack(&l, &s, bytes);
             assert_int_equal(spqr_unpack(&l, bytes, l.stripe_size, &back, &err), 0);
             assert_memory_equal(s.codes, back.codes, l.padded * sizeof *s.codes);
@@ -283,7 +221,7 @@ static void test_what_decodes(void **state)
         float *out = allocate(16 * 200, sizeof *out);
         size_t outliers = 0;
         stripe_allocate(&l, &s);
-        stripe_fill(&l, &r, &s);
+        stripe_fill(&l, &r, l.slots * 9 / 10, &s);
         spqr_pack(&l, &s, bytes);
         assert_int_equal(spqr_decode(&l, bytes, l.stripe_size, out, &err), 0);
         for (size_t row = 0; row < 16; row++)
@@ -307,11 +245,6 @@ static void test_what_decodes(void **state)
 
 /* ---- what is refused ---- */
 
-static void put_end(const struct spqr_layout *l, uint8_t *bytes, int row, uint32_t end)
-{
-    memcpy(bytes + l->columns_at - 64 + 4 * row, &end, sizeof end);
-}
-
 static void assert_refused(const struct spqr_layout *l, const uint8_t *bytes, size_t size)
 {
     struct spqr_stripe s;
@@ -332,7 +265,7 @@ static void test_outliers_out_of_order_are_refused(void **state)
     struct spqr_stripe s;
     uint8_t *good = allocate(l.stripe_size, 1), *bad = allocate(l.stripe_size, 1);
     stripe_allocate(&l, &s);
-    stripe_fill(&l, &r, &s);
+    stripe_fill(&l, &r, l.slots * 9 / 10, &s);
     spqr_pack(&l, &s, good);
     assert_refused(&l, good, l.stripe_size - 1);
     assert_refused(&l, good, 0);
