@@ -152,8 +152,8 @@ static void gather(const struct activations *a, const float *x, size_t first, si
 }
 
 /* The blocks of a column, whose last may be shorter. */
-static void quantize_in_order(const struct activations *a, uint32_t column, const float *x, int8_t *q,
-                              float *scale)
+static void quantize_in_order(const struct activations *a, uint32_t column, const float *x,
+                              int8_t *q, float *scale)
 {
     float block[64];
     for (size_t k = 0, first = 0; k < a->blocks; k++, first += a->block) {

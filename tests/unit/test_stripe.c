@@ -27,7 +27,8 @@ static const struct dot_set *plain_c;
 
 /* ---- stripes and activations ---- */
 
-static void stripe_pack(const struct spqr_layout *l, struct random *r, size_t outliers, uint8_t *out)
+static void stripe_pack(const struct spqr_layout *l, struct random *r, size_t outliers,
+                        uint8_t *out)
 {
     struct spqr_stripe s;
     stripe_allocate(l, &s);
