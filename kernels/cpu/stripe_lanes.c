@@ -23,7 +23,7 @@
 
 enum {
     LINE = 64,   /* of the cache */
-    NEAR = 2048, /* bytes that are fetched ahead: into the first cache */
+    NEAR = 4096, /* bytes that are fetched ahead: into the first cache */
     FAR = 16384, /* and into the second */
     GROUPS = SPQR_COLUMNS / SPQR_GROUP,
     FOUR = SPQR_GROUP / 4,     /* times four columns are a group */
@@ -137,7 +137,7 @@ INLINE void floats_put(float *p, float_lanes v)
 
 INLINE lanes all_bytes(int v)
 {
-    return lanes_all(v * 0x01010101);
+    return lanes_all((int)((unsigned)v * 0x01010101u));
 }
 
 /* Bytes of each lane, the lowest first. */

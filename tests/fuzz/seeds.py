@@ -1140,7 +1140,8 @@ SEEDS = {"baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_se
          "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds, "hf_encode": hf_encode_seeds,
          "imatrix": imatrix_seeds, "model": model_seeds, "safetensors": safetensors_seeds,
          "safetensors_index": index_seeds, "sentencepiece": sentencepiece_seeds,
-         "sketch": sketch_seeds, "spqr": spqr_seeds, "torch": torch_seeds}
+         "sketch": sketch_seeds, "spqr": spqr_seeds, "stripe": spqr_seeds,
+         "torch": torch_seeds}
 
 
 def main():
