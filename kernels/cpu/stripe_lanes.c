@@ -170,7 +170,7 @@ INLINE void turn(const lanes v[FOUR], lanes out[FOUR])
 enum { HIGH = 16 };
 INLINE lanes high_codes(lanes v, int mask) { return v & all_bytes(mask << 4); }
 
-/* sum + fours of codes times the same four levels; a sum of four such is in words or not. */
+/* Adds four codes of each lane times the same four levels; done four times, fours_sum makes lanes of it. */
 INLINE lanes fours_add(lanes sum, lanes codes, const int8_t *levels)
 {
     return lanes_dot_codes(sum, codes, lanes_all((int)load_u32(levels)), false);
@@ -180,7 +180,7 @@ INLINE lanes fours_sum(lanes sum) { return sum; }
 
 #else
 
-/* So that eight products are still a word. */
+/* Sums are words, for which codes in the high nibble would be too large. */
 enum { HIGH = 1 };
 INLINE lanes high_codes(lanes v, int mask) { return shift_down(v, 4) & all_bytes(mask); }
 
@@ -408,7 +408,9 @@ INLINE float outliers_dot(const struct spqr_layout *l, const uint8_t *stripe, si
     return halves_add(own);
 }
 
-/* The same with eight columns of many, which lie side by side. */
+_Static_assert(STRIPE_COLUMNS_MAX == 8, "a vector of floats with every set");
+
+/* The same with eight columns of many, which lie side by side; those behind the last are anything. */
 INLINE __m256 outliers_of_columns(const struct spqr_layout *l, const uint8_t *stripe, size_t slot,
                                   size_t end, size_t last, const float *x, size_t stride)
 {
