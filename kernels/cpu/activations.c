@@ -61,6 +61,8 @@ static size_t lay_out(struct activations *a, enum activation_kind kind, uint32_t
         place(&end, kind == ACTIVATIONS_INT8_64 ? batch * a->cols + TILE : 0, sizeof *a->x),
         place(&end, kind == ACTIVATIONS_INT8_64 ? batch * a->sum_stride : 0, sizeof *a->lsum),
     };
+    if (!memory) /* asked how much there is to be */
+        return end;
     a->q = (int8_t *)memory + at[0];
     a->scale = (float *)(memory + at[1]);
     a->sums = (int16_t *)(memory + at[2]);
@@ -152,8 +154,8 @@ static void gather(const struct activations *a, const float *x, size_t first, si
 }
 
 /* The blocks of a column, whose last may be shorter. */
-static void quantize_in_order(const struct activations *a, uint32_t column, const float *x, int8_t *q,
-                              float *scale)
+static void quantize_in_order(const struct activations *a, uint32_t column, const float *x,
+                              int8_t *q, float *scale)
 {
     float block[64];
     for (size_t k = 0, first = 0; k < a->blocks; k++, first += a->block) {

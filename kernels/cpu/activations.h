@@ -30,13 +30,13 @@ struct activations {
     float *x;       /* F32: column c at x + c * cols; INT8_64: levels times scales, [cols][batch] */
     int8_t *q;
     float *scale;
-    int16_t *sums;      /* of 32 levels; of FINE in blocks of 64 and, even ones before odd ones, 256 */
-    float *lsum;           /* INT8_64: the same sums as floats */
+    int16_t *sums; /* of 32 levels; of FINE in blocks of 64 and, even ones before odd ones, 256 */
+    float *lsum;   /* INT8_64: the same sums as floats */
     const uint32_t *order; /* the activation at each place; NULL: as they come */
-    int8_t *tile_q;     /* [tile][q_stride / 4][TILE][4] */
-    float *tile_scale;  /* [tile][scale_stride][TILE] */
-    int16_t *tile_sums; /* [tile][sum_stride][TILE]; of 256: [][sum_stride / 2][TILE][2] */
-    void *memory;       /* that all of them point into */
+    int8_t *tile_q;        /* [tile][q_stride / 4][TILE][4] */
+    float *tile_scale;     /* [tile][scale_stride][TILE] */
+    int16_t *tile_sums;    /* [tile][sum_stride][TILE]; of 256: [][sum_stride / 2][TILE][2] */
+    void *memory;          /* that all of them point into */
 };
 
 /* tiled: whether kernels will read tiles. -ENOMEM, -EOVERFLOW. */

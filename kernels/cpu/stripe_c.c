@@ -109,7 +109,7 @@ int stripe_c(const struct spqr_layout *l, const uint8_t *stripe, const struct ac
     int rc = stripe_ends(l, stripe, ends);
     for (int row = 0; row < SPQR_ROWS; row++)
         for (uint32_t i = 0; !rc && i < count; i++)
-            rc = add_outliers(l, stripe, ends[row], ends[row + 1],
-                              a->x + column + i, a->batch, &sums[i][row]);
+            rc = add_outliers(l, stripe, ends[row], ends[row + 1], a->x + column + i, a->batch,
+                              &sums[i][row]);
     return rc;
 }

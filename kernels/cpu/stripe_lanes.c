@@ -22,8 +22,9 @@
 #endif
 
 enum {
-    LINE = 64,
-    AHEAD = 2048, FAR = 16384,
+    LINE = 64,   /* of the cache */
+    NEAR = 4096, /* bytes that are fetched ahead: into the first cache */
+    FAR = 16384, /* and into the second */
     GROUPS = SPQR_COLUMNS / SPQR_GROUP,
     FOUR = SPQR_GROUP / 4,     /* times four columns are a group */
     EACH = LANES / FOUR,       /* rows of 16 bytes in a vector */
@@ -134,7 +135,10 @@ INLINE void floats_put(float *p, float_lanes v)
     __asm__("" : "+m"(*(float(*)[LANES])p));
 }
 
-INLINE lanes all_bytes(int v) { return lanes_all(v * 0x01010101); }
+INLINE lanes all_bytes(int v)
+{
+    return lanes_all((int)((unsigned)v * 0x01010101u));
+}
 
 /* Bytes of each lane, the lowest first. */
 INLINE lanes all_of(int a, int b, int c, int d)
@@ -166,7 +170,7 @@ INLINE void turn(const lanes v[FOUR], lanes out[FOUR])
 enum { HIGH = 16 };
 INLINE lanes high_codes(lanes v, int mask) { return v & all_bytes(mask << 4); }
 
-/* sum + fours of codes times the same four levels; a sum of four such is in words or not. */
+/* Adds four codes of each lane times the same four levels; done four times, fours_sum makes lanes of it. */
 INLINE lanes fours_add(lanes sum, lanes codes, const int8_t *levels)
 {
     return lanes_dot_codes(sum, codes, lanes_all((int)load_u32(levels)), false);
@@ -176,7 +180,7 @@ INLINE lanes fours_sum(lanes sum) { return sum; }
 
 #else
 
-/* So that eight products are still a word. */
+/* Sums are words, for which codes in the high nibble would be too large. */
 enum { HIGH = 1 };
 INLINE lanes high_codes(lanes v, int mask) { return shift_down(v, 4) & all_bytes(mask); }
 
@@ -278,6 +282,14 @@ INLINE void statistics_of(const uint8_t *p, const float halfs[4 * GROUPS], int p
 
 /* ---- products ---- */
 
+/* The processor does not see ahead in planes that are read out of order. What lies behind the weights
+ * may be no memory of ours, which does not matter to it. */
+INLINE void prefetch(const uint8_t *p, size_t offset)
+{
+    __builtin_prefetch((const void *)((uintptr_t)p + offset + NEAR));
+    __builtin_prefetch((const void *)((uintptr_t)p + offset + FAR), 0, 2);
+}
+
 /* What was read of memory before is read again: for the next part, a compiler would rather write what
  * it has broadcast into memory to read it there. */
 INLINE void forget(void)
@@ -314,7 +326,7 @@ INLINE void stripe_dot(int bits, uint32_t count, const struct spqr_layout *l, co
     for (size_t k = 0; k < l->padded / SPQR_COLUMNS; k++, stripe += size) {
         const uint8_t *behind = stripe + 128 * bits;
         for (size_t i = 0; i < size; i += LINE)
-            __builtin_prefetch(stripe + AHEAD + i), __builtin_prefetch(stripe + FAR + i, 0, 2);
+            prefetch(stripe, i);
         float halfs[4 * GROUPS] __attribute__((aligned(64)));
         for (int i = 0; i < 4 * GROUPS; i += LANES)
             floats_put(halfs + i, floats_load(places + i) * halves(behind + 48 + 2 * i));
@@ -380,8 +392,8 @@ INLINE struct slots slots_read(const struct spqr_layout *l, const uint8_t *strip
 
 /* A row's outliers with the only column there is. Activations are loaded one by one, since gathering
  * takes longer. */
-INLINE float outliers_dot(const struct spqr_layout *l, const uint8_t *stripe, size_t slot, size_t end,
-                          size_t last, const float *x)
+INLINE float outliers_dot(const struct spqr_layout *l, const uint8_t *stripe, size_t slot,
+                          size_t end, size_t last, const float *x)
 {
     __m256 own = _mm256_setzero_ps();
     for (; slot < end; slot += OUTLIER_LANES) {
@@ -389,15 +401,16 @@ INLINE float outliers_dot(const struct spqr_layout *l, const uint8_t *stripe, si
         const uint16_t *c = s.columns;
         __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(end - slot)),
                                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        __m256 products =
-            s.residuals * _mm256_setr_ps(x[c[0]], x[c[1]], x[c[2]], x[c[3]], x[c[4]], x[c[5]],
-                                         x[c[6]], x[c[7]]);
+        __m256 products = s.residuals * _mm256_setr_ps(x[c[0]], x[c[1]], x[c[2]], x[c[3]], x[c[4]],
+                                                       x[c[5]], x[c[6]], x[c[7]]);
         own += _mm256_and_ps(products, _mm256_castsi256_ps(there));
     }
     return halves_add(own);
 }
 
-/* The same with eight columns of many, which lie side by side. */
+_Static_assert(STRIPE_COLUMNS_MAX == 8, "a vector of floats with every set");
+
+/* The same with eight columns of many, which lie side by side; those behind the last are anything. */
 INLINE __m256 outliers_of_columns(const struct spqr_layout *l, const uint8_t *stripe, size_t slot,
                                   size_t end, size_t last, const float *x, size_t stride)
 {

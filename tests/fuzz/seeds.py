@@ -1164,7 +1164,7 @@ SEEDS = {"baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_se
          "imatrix": imatrix_seeds, "model": model_seeds, "repack": repack_seeds,
          "safetensors": safetensors_seeds, "safetensors_index": index_seeds,
          "sentencepiece": sentencepiece_seeds,
-         "sketch": sketch_seeds, "spqr": spqr_seeds, "torch": torch_seeds}
+         "sketch": sketch_seeds, "spqr": spqr_seeds, "stripe": spqr_seeds, "torch": torch_seeds}
 
 
 def main():

@@ -27,7 +27,8 @@ static const struct dot_set *plain_c;
 
 /* ---- stripes and activations ---- */
 
-static void stripe_pack(const struct spqr_layout *l, struct random *r, size_t outliers, uint8_t *out)
+static void stripe_pack(const struct spqr_layout *l, struct random *r, size_t outliers,
+                        uint8_t *out)
 {
     struct spqr_stripe s;
     stripe_allocate(l, &s);
@@ -114,7 +115,9 @@ static void compare_shape(const struct dot_set *set, struct random *r, const str
         char what[40];
         snprintf(what, sizeof what, "%zu slots, %zu/8 filled", l->slots, eighths);
         stripe_pack(l, r, l->slots * eighths / 8, stripe);
-        for (uint32_t batch = 1; batch <= BATCH; batch += BATCH - 1) {
+        /* Columns with numbers of four bytes are slow with every set. */
+        uint32_t most = l->index_size == 2 ? BATCH : 1;
+        for (uint32_t batch = 1; batch <= most; batch += BATCH - 1) {
             struct activations *a =
                 made_up(WEIGHTS_HEAVY_TAILS, r, l->columns, batch, eighths ? order : NULL);
             compare(set, l, stripe, a, what);
