@@ -50,6 +50,7 @@ static int make(struct made *m, struct tiles *tiles, struct error *err)
     return rc;
 }
 
+/* Whoever finds the bytes without the lock sees them whole: the pointer comes last, and is atomic. */
 int made_get(struct made *m, struct tiles *tiles, const uint8_t **data, struct error *err)
 {
     int rc = 0;
