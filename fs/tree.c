@@ -902,7 +902,12 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
         out[XATTR_SOURCE] = *c->path ? c->path : ".";
     if (tensor && tensor_form_is_calibrated(n.form))
         out[XATTR_CALIBRATION] = calibration_of(c, tensor, n.form, digest);
-    if (n.kind == RECIPE || (tensor && n.form != FORM_STORED && form_format(n.form)->encode))
+    bool llamas = n.kind == RECIPE && n.form < RECIPE_LLAMA_COUNT;
+    bool whole = (n.kind == RECIPE && recipes[n.form].matrices) ||
+                 (n.kind == HF_FILE && hf_forms[n.form].method);
+    if (whole && !c->factor_folder)
+        out[XATTR_CALIBRATION] = "none"; /* with one, each matrix has a digest of its own */
+    if (llamas || (tensor && n.form != FORM_STORED && form_format(n.form)->encode))
         out[XATTR_REFERENCE] = "llama.cpp " QUANTFS_REFERENCE;
 }
 

@@ -2,6 +2,8 @@
 """GGUF files of a model with a calibration: guided K-quants, which are llama.cpp's own types, and
 SpQR, whose bytes stand in codec/spqr/FORMAT.md."""
 
+import os
+
 import gguf
 import numpy as np
 import pytest
@@ -39,6 +41,8 @@ def test_guided_files_are_there_with_a_calibration(mount, calibration, tmp_path)
     for recipe in GUIDED:
         plain = folder / f"demo-llama-{recipe.removesuffix('-guided')}.gguf"
         assert (folder / f"demo-llama-{recipe}.gguf").stat().st_size == plain.stat().st_size
+    assert "user.quantfs.calibration" not in os.listxattr(folder / "demo-llama-SPQR3.gguf")
+    assert "user.quantfs.reference" not in os.listxattr(folder / "demo-llama-Q4_K_M-guided.gguf")
     other = mount(DATA) / "demo-llama" / "gguf"
     assert not (other / "demo-llama-Q4_K_M-guided.gguf").exists()
     done = run("convert", DATA / "demo-llama", "-t", "Q4_K_M-guided", "-o", tmp_path / "out.gguf",

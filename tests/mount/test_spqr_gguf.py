@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Whole models in SpQR: GGUF files with types of their own, read by the letter of FORMAT.md."""
 
+import os
+
 import gguf
 import numpy as np
 import pytest
@@ -46,6 +48,18 @@ def test_a_matrix_has_the_bytes_that_it_has_alone(mount):
     for name, own in (("blk.1.ffn_down", "mlp.down_proj"), ("blk.1.attn_v", "self_attn.v_proj")):
         alone = (folder / "tensors" / f"model.layers.1.{own}.weight" / "spqr3").read_bytes()
         assert data[Header(data).tensors[f"{name}.weight"][2]:].startswith(alone)
+
+
+def test_what_is_told_of_it(mount):
+    """Nothing of it is llama.cpp's, and it says where no calibration is known."""
+    folder = mount(DATA) / "demo-llama"
+    ours, theirs = (folder / "gguf" / f"demo-llama-{r}.gguf" for r in ("SPQR3", "Q4_K_M"))
+    assert os.getxattr(ours, "user.quantfs.calibration") == b"none"
+    assert os.getxattr(folder / "hf" / "spqr-3bit" / "model.safetensors",
+                       "user.quantfs.calibration") == b"none"
+    assert "user.quantfs.reference" not in os.listxattr(ours)
+    assert "user.quantfs.reference" in os.listxattr(theirs)
+    assert "user.quantfs.calibration" not in os.listxattr(theirs)
 
 
 def test_others_refuse_it(mount, tmp_path):
