@@ -2,8 +2,7 @@
  *
  * The CUDA driver as a table of functions. It is NVIDIA's driver API (libcuda.so.1), which every
  * machine with their driver has, loaded when it is asked for: the program has to start where there
- * is none. The runtime API would be a library of the toolkit's that no user has. The emulator
- * (emu_api.h) fills the same table, so what is written against it runs without a GPU.
+ * is none. The runtime API would be a library of the toolkit's that no user has.
  *
  * Names on the left are ours; the signatures are the driver's own, and its documentation is
  * "CUDA Driver API". Enumerations are unsigned here, as compilers have them there, and a test
