@@ -29,6 +29,8 @@ emu_kernel_fn matmul8_q2_k, matmul8_q3_k, matmul8_q4_k, matmul8_q5_k, matmul8_q6
 
 static struct emu *emu;
 
+#include "tests/unit/emu_ways.h"
+
 static uint32_t blocks_of(uint32_t n, uint32_t each)
 {
     return (n + each - 1) / each;
@@ -929,26 +931,6 @@ static void test_banks(void **state)
 }
 
 /* ---- all of it, forward and backward ---- */
-
-static int forward(void **state)
-{
-    (void)state;
-    emu_reverse(emu, false);
-    return 0;
-}
-
-static int backward(void **state)
-{
-    (void)state;
-    emu_reverse(emu, true);
-    return 0;
-}
-
-#define BOTH(test)                                                                                 \
-    {#test ", forward", test, forward, NULL, NULL},                                                \
-    {                                                                                              \
-#test ", backward", test, backward, NULL, NULL                                             \
-    }
 
 int main(void)
 {

@@ -18,6 +18,9 @@
 #include <cmocka.h>
 
 static struct emu *emu;
+
+#include "tests/unit/emu_ways.h"
+
 static uint32_t *in, *out; /* TOY_THREADS words each */
 
 static void run(emu_kernel_fn *toy, uint32_t stride)
@@ -253,26 +256,6 @@ static void test_products_of_matrices(void **state)
 }
 
 /* ---- all of it, forward and backward ---- */
-
-static int forward(void **state)
-{
-    (void)state;
-    emu_reverse(emu, false);
-    return 0;
-}
-
-static int backward(void **state)
-{
-    (void)state;
-    emu_reverse(emu, true);
-    return 0;
-}
-
-#define BOTH(test)                                                                                 \
-    {#test ", forward", test, forward, NULL, NULL},                                                \
-    {                                                                                              \
-#test ", backward", test, backward, NULL, NULL                                             \
-    }
 
 int main(void)
 {
