@@ -9,22 +9,25 @@
  *     score[p] = scale * sum
  *     weight[p] = exp(score[p] - the largest score)
  *     total[p % 16] += weight[p]                    likewise
- *     out[i] = (weight[0] * value 0 [i] + weight[1] * value 1 [i] + ...) / total
+ *     chunk[p / ATTEND_CHUNK][i] += weight[p] * value p [i]
+ *     out[i] = (chunk[0][i] + chunk[1][i] + ...) / total
  *
  * exp is exp_c of attend_c.c, by kernels/exp.h.
  */
 #ifndef KERNELS_CPU_ATTEND_H
 #define KERNELS_CPU_ATTEND_H
 
+#include "kernels/attention.h"
 #include "kernels/exp.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* What attend of backend.h does, for count positions from the first of keys and values; scores has
- * room for count floats a head. Nothing but count keys and values is read. */
+/* What attend of backend.h does for heads that share keys and values, count positions of dim each, one
+ * behind the other; scores has room for count floats a head. Nothing but count keys and values is
+ * read. */
 typedef void attend_fn(const float *q, uint32_t heads, const uint16_t *keys, const uint16_t *values,
-                       size_t stride, uint32_t count, uint32_t dim, float scale, float *scores,
+                       uint32_t count, uint32_t dim, float scale, float *scores,
                        float *out);
 
 extern attend_fn attend_c, attend_avx2, attend_avx512;

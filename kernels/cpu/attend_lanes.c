@@ -3,8 +3,8 @@
  * Attention with vectors. This file is compiled once for each instruction set.
  *
  * Keys and values are halves, and are made floats where they are used: a few positions at a time
- * serve a few heads. Values are taken in chunks that stay in the first cache while the parts of them
- * that registers have room for take turns.
+ * serve a few heads. A chunk of values stays in the first cache while the parts of it that registers
+ * have room for take turns.
  */
 #include "kernels/cpu/attend.h"
 
@@ -16,7 +16,6 @@ enum {
     SUMS = 16,
     VECTORS = SUMS / LANES,
     POSITIONS = 4, /* scored at once */
-    CHUNK = 32,    /* positions */
     /* As there are registers for: heads, and the vectors of values that are summed up for them. */
     HEADS = LANES / 4,
     PARTS = LANES / 4,
@@ -142,14 +141,11 @@ static float weigh(float *scores, uint32_t count)
 
 /* ---- values ---- */
 
-/* out[h] += weight * value, for `parts` vectors of each and count positions. */
+/* Adds a chunk to out[h], for `parts` vectors of each and count positions. */
 INLINE void values_add(int heads, int parts, const uint16_t *values, size_t stride, uint32_t count,
                        const float *weights, size_t weight_stride, float *out, size_t out_stride)
 {
-    float_lanes sum[HEADS][PARTS];
-    for (int h = 0; h < heads; h++)
-        for (int i = 0; i < parts; i++)
-            sum[h][i] = floats_load(out + h * out_stride + i * LANES);
+    float_lanes sum[HEADS][PARTS] = {0};
     for (uint32_t p = 0; p < count; p++, values += stride)
         for (int i = 0; i < parts; i++) {
             float_lanes value = floats_of_halves(values + i * LANES);
@@ -158,24 +154,25 @@ INLINE void values_add(int heads, int parts, const uint16_t *values, size_t stri
         }
     for (int h = 0; h < heads; h++)
         for (int i = 0; i < parts; i++)
-            floats_store(out + h * out_stride + i * LANES, sum[h][i]);
+            floats_store(out + h * out_stride + i * LANES,
+                         floats_load(out + h * out_stride + i * LANES) + sum[h][i]);
 }
 
 /* All elements of some heads, and count positions. */
-INLINE void values_put(int heads, const uint16_t *values, size_t stride, uint32_t count,
-                       const float *weights, size_t weight_stride, uint32_t dim, float *out)
+INLINE void values_put(int heads, const uint16_t *values, uint32_t count, const float *weights,
+                       size_t weight_stride, uint32_t dim, float *out)
 {
     uint32_t i = 0;
     for (; i + PARTS * LANES <= dim; i += PARTS * LANES)
-        values_add(heads, PARTS, values + i, stride, count, weights, weight_stride, out + i, dim);
+        values_add(heads, PARTS, values + i, dim, count, weights, weight_stride, out + i, dim);
     for (; i + LANES <= dim; i += LANES)
-        values_add(heads, 1, values + i, stride, count, weights, weight_stride, out + i, dim);
+        values_add(heads, 1, values + i, dim, count, weights, weight_stride, out + i, dim);
     if (i == dim)
         return;
-    uint16_t rest[CHUNK][LANES] = {0};
+    uint16_t rest[ATTEND_CHUNK][LANES] = {0};
     float sum[HEADS][LANES] = {0};
     for (uint32_t p = 0; p < count; p++)
-        memcpy(rest[p], values + p * stride + i, (dim - i) * sizeof *values);
+        memcpy(rest[p], values + (size_t)p * dim + i, (dim - i) * sizeof *values);
     for (int h = 0; h < heads; h++)
         memcpy(sum[h], out + h * dim + i, (dim - i) * sizeof *out);
     values_add(heads, 1, rest[0], LANES, count, weights, weight_stride, sum[0], LANES);
@@ -186,24 +183,24 @@ INLINE void values_put(int heads, const uint16_t *values, size_t stride, uint32_
 /* ---- the whole ---- */
 
 INLINE void heads_attend(int heads, const float *q, const uint16_t *keys, const uint16_t *values,
-                         size_t stride, uint32_t count, uint32_t dim, float scale, float *scores,
-                         float *out)
+                         uint32_t count, uint32_t dim, float scale, float *scores, float *out)
 {
     float total[HEADS];
     for (uint32_t p = 0; p < count; p += POSITIONS) {
         uint32_t there = count - p < POSITIONS ? count - p : POSITIONS;
         const uint16_t *key[POSITIONS];
         for (uint32_t i = 0; i < POSITIONS; i++)
-            key[i] = keys + (p + (i < there ? i : 0)) * stride;
+            key[i] = keys + (size_t)(p + (i < there ? i : 0)) * dim;
         scores_put(heads, q, key, there, dim, scale, scores + p, count);
     }
     for (int h = 0; h < heads; h++)
         total[h] = weigh(scores + (size_t)h * count, count);
     for (uint32_t i = 0; i < heads * dim; i++)
         out[i] = 0;
-    for (uint32_t p = 0; p < count; p += CHUNK)
-        values_put(heads, values + p * stride, stride, count - p < CHUNK ? count - p : CHUNK,
-                   scores + p, count, dim, out);
+    for (uint32_t p = 0; p < count; p += ATTEND_CHUNK) {
+        uint32_t there = count - p < ATTEND_CHUNK ? count - p : ATTEND_CHUNK;
+        values_put(heads, values + (size_t)p * dim, there, scores + p, count, dim, out);
+    }
     for (int h = 0; h < heads; h++)
         for (uint32_t i = 0; i < dim; i++)
             out[h * dim + i] /= total[h];
@@ -216,13 +213,11 @@ INLINE void heads_attend(int heads, const float *q, const uint16_t *keys, const 
 #endif
 
 void ATTEND(const float *q, uint32_t heads, const uint16_t *keys, const uint16_t *values,
-            size_t stride, uint32_t count, uint32_t dim, float scale, float *scores, float *out)
+            uint32_t count, uint32_t dim, float scale, float *scores, float *out)
 {
     uint32_t h = 0;
     for (; h + HEADS <= heads; h += HEADS)
-        heads_attend(HEADS, q + h * dim, keys, values, stride, count, dim, scale, scores,
-                     out + h * dim);
+        heads_attend(HEADS, q + h * dim, keys, values, count, dim, scale, scores, out + h * dim);
     for (; h < heads; h++)
-        heads_attend(1, q + h * dim, keys, values, stride, count, dim, scale, scores,
-                     out + h * dim);
+        heads_attend(1, q + h * dim, keys, values, count, dim, scale, scores, out + h * dim);
 }

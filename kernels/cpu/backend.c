@@ -3,6 +3,7 @@
 
 #include "codec/float16.h"
 #include "codec/spqr/format.h"
+#include "kernels/cpu/elementwise.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -47,11 +48,18 @@ static void cpu_free(struct backend *b, void *memory)
     free(memory);
 }
 
-static int cpu_pin(struct backend *b, void *host, size_t size)
+static uint64_t cpu_room(struct backend *b)
 {
     (void)b;
-    (void)host;
+    return UINT64_MAX;
+}
+
+static int cpu_pin(struct backend *b, void *host, size_t size, void **mapped)
+{
+    (void)b;
     (void)size;
+    if (mapped)
+        *mapped = host;
     return 0;
 }
 
@@ -95,6 +103,21 @@ static int cpu_event_wait(struct backend *b, struct event *event)
 {
     (void)b;
     (void)event;
+    return 0;
+}
+
+static int cpu_event_done(struct backend *b, struct event *event)
+{
+    (void)b;
+    (void)event;
+    return 1;
+}
+
+static double cpu_event_seconds(struct backend *b, struct event *from, struct event *to)
+{
+    (void)b;
+    (void)from;
+    (void)to;
     return 0;
 }
 
@@ -169,8 +192,9 @@ static const uint8_t *stripe_at(const struct matrix *w, const struct spqr_layout
     return NULL;
 }
 
-static int stripe_int8(const struct dot_set *set, const struct spqr_layout *l, const uint8_t *stripe,
-                       uint64_t rows, const struct activations *a, float *out, size_t stride)
+static int stripe_int8(const struct dot_set *set, const struct spqr_layout *l,
+                       const uint8_t *stripe, uint64_t rows, const struct activations *a,
+                       float *out, size_t stride)
 {
     for (uint32_t column = 0; column < a->batch; column += STRIPE_COLUMNS_MAX) {
         float sums[STRIPE_COLUMNS_MAX][SPQR_ROWS];
@@ -186,9 +210,9 @@ static int stripe_int8(const struct dot_set *set, const struct spqr_layout *l, c
 }
 
 /* weights: room for those of the stripe. */
-static int stripe_float(const struct dot_set *set, const struct spqr_layout *l, const uint8_t *stripe,
-                        uint64_t rows, const struct activations *a, float *weights, float *out,
-                        size_t stride)
+static int stripe_float(const struct dot_set *set, const struct spqr_layout *l,
+                        const uint8_t *stripe, uint64_t rows, const struct activations *a,
+                        float *weights, float *out, size_t stride)
 {
     int rc = spqr_decode(l, stripe, l->stripe_size, weights, NULL);
     for (uint64_t row = 0; !rc && row < rows; row++)
@@ -220,6 +244,13 @@ static int stripes_matmul(const struct dot_set *set, const struct matrix *w, uin
     return rc;
 }
 
+static bool cpu_multiplies(struct backend *b, const struct format *format, uint64_t cols)
+{
+    uint64_t unit_rows, unit_size;
+    (void)b;
+    return format_unit(format, cols, &unit_rows, &unit_size);
+}
+
 static int cpu_matmul(struct backend *b, const struct matrix *w, uint64_t first, uint64_t count,
                       const struct activations *a, float *out, size_t stride)
 {
@@ -233,8 +264,8 @@ static int cpu_matmul(struct backend *b, const struct matrix *w, uint64_t first,
         return -EINVAL;
     if (w->format->stripe_bits)
         return stripes_matmul(set, w, first, count, a, out, stride);
-    if (w->cols % w->format->block ||
-        !format_bytes(w->format, w->cols, &row_size) || !rows_find(w, first, count, &rows))
+    if (w->cols % w->format->block || !format_bytes(w->format, w->cols, &row_size) ||
+        !rows_find(w, first, count, &rows))
         return -EINVAL;
     rows.row_size = row_size;
     out += first;
@@ -262,22 +293,106 @@ static int cpu_matmul(struct backend *b, const struct matrix *w, uint64_t first,
 
 /* ---- attention ---- */
 
-static int cpu_to_f16(struct backend *b, const float *x, size_t count, uint16_t *out)
+static int cpu_rope(struct backend *b, float *x, const float *cosines, const float *sines,
+                    uint32_t tokens, uint32_t heads, uint32_t dim, uint32_t pairs, bool halves)
 {
     (void)b;
-    for (size_t i = 0; i < count; i++)
-        out[i] = f16_from_f32(x[i]);
+    for (size_t t = 0; t < tokens; t++)
+        rope_heads(x + t * heads * dim, cosines + t * pairs, sines + t * pairs, heads, dim, pairs,
+                   halves);
     return 0;
 }
 
-static int cpu_attend(struct backend *b, const float *q, uint32_t heads, const uint16_t *keys,
-                      const uint16_t *values, size_t stride, uint32_t first, uint32_t last,
-                      uint32_t dim, float scale, float *scores, float *out)
+static int cpu_remember(struct backend *b, const float *k, const float *v, uint32_t tokens,
+                        uint32_t heads, uint32_t dim, uint32_t position, size_t head_stride,
+                        uint16_t *keys, uint16_t *values)
 {
-    if (first > last || last - first == UINT32_MAX || stride < dim)
+    (void)b;
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t h = 0; h < heads; h++, k += dim, v += dim) {
+            size_t to = h * head_stride + (position + t) * dim;
+            for (size_t i = 0; i < dim; i++) {
+                keys[to + i] = f16_from_f32(k[i]);
+                values[to + i] = f16_from_f32(v[i]);
+            }
+        }
+    return 0;
+}
+
+static int cpu_attend(struct backend *b, const float *q, uint32_t kv_heads, uint32_t shared_by,
+                      const uint16_t *keys, const uint16_t *values, size_t head_stride,
+                      uint32_t first, uint32_t last, uint32_t dim, float scale, float *scores,
+                      float *out)
+{
+    if (first > last || last - first == UINT32_MAX)
         return -EINVAL;
-    set_of(b)->attend(q, heads, keys + first * stride, values + first * stride, stride,
-                      last - first + 1, dim, scale, scores, out);
+    for (size_t h = 0; h < kv_heads; h++) {
+        size_t at = h * shared_by * dim, cache = h * head_stride + (size_t)first * dim;
+        set_of(b)->attend(q + at, shared_by, keys + cache, values + cache, last - first + 1, dim,
+                          scale, scores, out + at);
+    }
+    return 0;
+}
+
+/* ---- vectors ---- */
+
+static int cpu_clear(struct backend *b, float *x, size_t count)
+{
+    (void)b;
+    memset(x, 0, count * sizeof *x);
+    return 0;
+}
+
+static int cpu_add(struct backend *b, float *x, const float *y, size_t count, size_t period)
+{
+    (void)b;
+    for (size_t i = 0; i < count; i += period)
+        for (size_t j = 0; j < period && i + j < count; j++)
+            x[i + j] += y[j];
+    return 0;
+}
+
+static int cpu_gate(struct backend *b, enum gate gate, float *x, const float *y, size_t count)
+{
+    (void)b;
+    gate_floats(gate, x, y, count);
+    return 0;
+}
+
+static int cpu_rms_norm(struct backend *b, const float *x, const float *weight, uint32_t rows,
+                        uint32_t cols, float eps, float *out)
+{
+    (void)b;
+    for (size_t r = 0; r < rows; r++)
+        rms_norm_row(x + r * cols, weight, cols, eps, out + r * cols);
+    return 0;
+}
+
+static int cpu_gather(struct backend *b, const float *x, const uint32_t *rows, uint32_t count,
+                      uint32_t cols, float *out)
+{
+    (void)b;
+    for (size_t i = 0; i < count; i++)
+        memcpy(out + i * cols, x + (size_t)rows[i] * cols, cols * sizeof *x);
+    return 0;
+}
+
+static int cpu_scatter(struct backend *b, const float *x, const uint32_t *rows, const float *shares,
+                       uint32_t count, uint32_t cols, float *out)
+{
+    (void)b;
+    for (size_t i = 0; i < count; i++)
+        for (size_t c = 0; c < cols; c++)
+            out[(size_t)rows[i] * cols + c] += shares[i] * x[i * cols + c];
+    return 0;
+}
+
+static int cpu_argmax(struct backend *b, const float *x, uint32_t count, uint32_t *out)
+{
+    bool finite;
+    (void)b;
+    out[0] = argmax_floats(x, count, &finite);
+    out[1] = finite;
     return 0;
 }
 
@@ -299,9 +414,12 @@ int backend_cpu_open(const struct dot_set *set, unsigned callers, struct backend
         .name = cpu->name,
         .unified = true,
         .callers = callers,
+        .run_alignment = 1,
+        .head_multiple = 1,
         .close = cpu_close,
         .alloc = cpu_alloc,
         .free = cpu_free,
+        .room = cpu_room,
         .pin = cpu_pin,
         .unpin = cpu_unpin,
         .copy_in = cpu_copy,
@@ -311,13 +429,24 @@ int backend_cpu_open(const struct dot_set *set, unsigned callers, struct backend
         .event_record = cpu_event_of_queue,
         .event_queue_wait = cpu_event_of_queue,
         .event_wait = cpu_event_wait,
+        .event_done = cpu_event_done,
+        .event_seconds = cpu_event_seconds,
         .activations_new = cpu_activations_new,
         .activations_free = cpu_activations_free,
         .activations_begin = cpu_activations_begin,
         .activations_put = cpu_activations_put,
+        .multiplies = cpu_multiplies,
         .matmul = cpu_matmul,
-        .to_f16 = cpu_to_f16,
+        .rope = cpu_rope,
+        .remember = cpu_remember,
         .attend = cpu_attend,
+        .clear = cpu_clear,
+        .add = cpu_add,
+        .gate = cpu_gate,
+        .rms_norm = cpu_rms_norm,
+        .gather = cpu_gather,
+        .scatter = cpu_scatter,
+        .argmax = cpu_argmax,
     };
     *out = &cpu->backend;
     return 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Attention of one token, in three kernels, with the order of sums of kernels/cpu/attend.h.
+ * Attention of one token, in four kernels, with the order of sums of kernels/cpu/attend.h.
  *
  * attend_scores: two lanes take a position, a warp 16, and share the sums as sixteen_sums.h has it;
  * each loads 16 bytes of a sector of the key. Up to four heads that share the key load it and make
@@ -9,10 +9,11 @@
  * attend_weights: a block takes a head. After the largest score is known, a thread makes weights of
  * every ATTEND_THREADS-th; then 16 lanes add them up, each every sixteenth, one after the other.
  *
- * attend_values: a thread takes an element of a head and goes through all positions, for their order
- * is that of the sum; lanes have neighbouring elements, of 2 bytes. Heads are spread over blocks, so
- * values are read again for each head, from the cache. What a longer context costs here is time, and
- * splitting it would cost the order.
+ * attend_values: a thread takes an element of a head and goes through the positions of a chunk, for
+ * their order is that of the sum; lanes have neighbouring elements, of 2 bytes. Heads are spread over
+ * blocks, so values are read again for each head, from the cache.
+ *
+ * attend_sum: a thread adds up the chunks of an element and divides them by the head's total.
  */
 #include "kernels/cuda/float_exp.h"
 #include "kernels/cuda/kernels.h"
@@ -103,16 +104,30 @@ KERNEL(attend_weights, struct attend_args, ATTEND_THREADS)
 KERNEL(attend_values, struct attend_args, ATTEND_VALUE_THREADS)
 {
     uint32_t parts = (a->dim + ATTEND_VALUE_THREADS - 1) / ATTEND_VALUE_THREADS;
-    uint32_t head = block_index() / parts;
+    uint32_t chunks = (a->count + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
+    uint32_t chunk = block_index() / parts % chunks, head = block_index() / parts / chunks;
     uint32_t i = block_index() % parts * ATTEND_VALUE_THREADS + thread_index();
     if (i >= a->dim)
         return;
+    uint32_t first = chunk * ATTEND_CHUNK, count = min_of(a->count - first, ATTEND_CHUNK);
     const uint16_t *value =
-        a->values + head / a->shared_by * a->head_stride + (size_t)a->first * a->dim + i;
-    const float *weights = a->scores + (size_t)head * a->count;
+        a->values + head / a->shared_by * a->head_stride + (size_t)(a->first + first) * a->dim + i;
+    const float *weights = a->scores + (size_t)head * a->count + first;
     float sum = 0;
-    for (uint32_t p = 0; p < a->count; p++)
+    for (uint32_t p = 0; p < count; p++)
         sum += float_from(load4(weights + p)) * half_to_float(load2(value + (size_t)p * a->dim));
-    sum /= float_from(load4(a->totals + head));
-    store4(a->out + (size_t)head * a->dim + i, float_bits(sum));
+    store4(a->chunks + ((size_t)head * chunks + chunk) * a->dim + i, float_bits(sum));
+}
+
+KERNEL(attend_sum, struct attend_args, ATTEND_THREADS)
+{
+    uint32_t at = block_index() * ATTEND_THREADS + thread_index(), head = at / a->dim;
+    uint32_t chunks = (a->count + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
+    if (head >= a->heads)
+        return;
+    const float *chunk = a->chunks + (size_t)head * chunks * a->dim + at % a->dim;
+    float sum = 0;
+    for (uint32_t c = 0; c < chunks; c++)
+        sum += float_from(load4(chunk + (size_t)c * a->dim));
+    store4(a->out + at, float_bits(sum / float_from(load4(a->totals + head))));
 }

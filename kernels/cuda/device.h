@@ -19,7 +19,10 @@
 
 enum { WARP_LANES = 32 };
 
-/* Sixteen bytes, as one load brings them. */
+/* Eight and sixteen bytes, as one load brings them. */
+struct words2 {
+    uint32_t w[2];
+};
 struct words4 {
     uint32_t w[4];
 };
@@ -102,6 +105,19 @@ DEVICE void store4(void *p, uint32_t v) { *(uint32_t *)p = v; }
 
 DEVICE uint32_t shared_get4(const void *p) { return *(const uint32_t *)p; }
 DEVICE void shared_put4(void *p, uint32_t v) { *(uint32_t *)p = v; }
+DEVICE void shared_put8(void *p, struct words2 v) { *(uint2 *)p = make_uint2(v.w[0], v.w[1]); }
+
+DEVICE struct words2 shared_get8(const void *p)
+{
+    uint2 v = *(const uint2 *)p;
+    return {{v.x, v.y}};
+}
+
+DEVICE struct words4 shared_get16(const void *p)
+{
+    uint4 v = *(const uint4 *)p;
+    return {{v.x, v.y, v.z, v.w}};
+}
 
 /* Sixteen bytes to shared memory, there when the thread has waited and, for others, behind a
  * barrier. wait is for all but the last `but` groups that the thread closed by commit. */
@@ -178,6 +194,14 @@ DEVICE uint32_t bytes_pick(uint32_t a, uint32_t b, uint32_t which)
     return __byte_perm(a, b, which);
 }
 
+/* The bits of a where those of mask are set, else those of b. */
+DEVICE uint32_t bits_choose(uint32_t mask, uint32_t a, uint32_t b)
+{
+    uint32_t v;
+    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(v) : "r"(mask), "r"(a), "r"(b));
+    return v;
+}
+
 /* The low word of (high:low) >> shift % 32. */
 DEVICE uint32_t funnel_right(uint32_t low, uint32_t high, uint32_t shift)
 {
@@ -230,6 +254,14 @@ DEVICE float half_to_float(uint16_t h)
 {
     float f;
     asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
+
+/* Byte i of a word. */
+DEVICE float byte_to_float(uint32_t v, int i)
+{
+    float f;
+    asm("cvt.rn.f32.u8 %0, %1;" : "=f"(f) : "r"(v >> 8 * i));
     return f;
 }
 

@@ -86,10 +86,17 @@ struct access {
     uint32_t size;
 };
 
+/* Memory that kernels may use. */
+struct range {
+    size_t size;
+    emu_watch_fn *watch; /* NULL where nobody does */
+    void *tag;
+};
+
 struct emu {
     struct emu_context *host;
     std::vector<struct fiber> fibers;
-    std::map<uintptr_t, size_t> given;
+    std::map<uintptr_t, struct range> given;
     bool reverse, record;
 
     /* of the block that runs */
@@ -144,7 +151,12 @@ void emu_free(struct emu *e)
 
 void emu_give(struct emu *e, const void *p, size_t size)
 {
-    e->given[(uintptr_t)p] = size;
+    emu_give_watched(e, p, size, NULL, NULL);
+}
+
+void emu_give_watched(struct emu *e, const void *p, size_t size, emu_watch_fn *watch, void *tag)
+{
+    e->given[(uintptr_t)p] = {size, watch, tag};
 }
 
 void emu_take(struct emu *e, const void *p)
@@ -365,19 +377,30 @@ static void note(const void *p, size_t size, bool shared, struct place at)
         {at, shared, now->thread % WARP_LANES, 0, (uintptr_t)p, (uint32_t)size});
 }
 
-void emu_global(const void *p, size_t size, const char *file, int line)
+static void global_access(const void *p, size_t size, bool write, struct place at)
 {
-    struct place at = {file, line};
     aligned_check(p, size, at);
     auto next = now->given.upper_bound((uintptr_t)p);
     if (next == now->given.begin())
         fault(at, "%zu bytes outside of the memory that was given", size);
-    auto range = std::prev(next);
-    size_t offset = (uintptr_t)p - range->first;
-    if (offset > range->second || size > range->second - offset)
+    size_t offset = (uintptr_t)p - std::prev(next)->first;
+    const struct range *range = &std::prev(next)->second;
+    if (offset > range->size || size > range->size - offset)
         fault(at, "%zu bytes outside of the memory that was given: at %zu of %zu", size, offset,
-              range->second);
+              range->size);
+    if (range->watch)
+        range->watch(range->tag, offset, size, write);
     note(p, size, false, at);
+}
+
+void emu_global_read(const void *p, size_t size, const char *file, int line)
+{
+    global_access(p, size, false, {file, line});
+}
+
+void emu_global_write(const void *p, size_t size, const char *file, int line)
+{
+    global_access(p, size, true, {file, line});
 }
 
 /* All threads of a block get the same array, the first one makes it. */
@@ -478,7 +501,7 @@ void emu_shared_write(const void *p, size_t size, const char *file, int line)
 void emu_copy_start(void *shared, const void *global, const char *file, int line)
 {
     struct fiber *f = &now->fibers[now->thread];
-    emu_global(global, 16, file, line);
+    emu_global_read(global, 16, file, line);
     emu_shared_write(shared, 16, file, line);
     for (struct shadow *s = now->shadow + ((char *)shared - now->shared), *end = s + 16; s < end;
          s++)

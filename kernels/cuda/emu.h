@@ -37,6 +37,11 @@ void emu_free(struct emu *e);
 void emu_give(struct emu *e, const void *p, size_t size);
 void emu_take(struct emu *e, const void *p);
 
+/* Hears of a read or write of memory before it happens; offset: from where that memory begins. */
+typedef void emu_watch_fn(void *tag, size_t offset, size_t size, bool write);
+/* emu_give, with one who hears of each access. */
+void emu_give_watched(struct emu *e, const void *p, size_t size, emu_watch_fn *watch, void *tag);
+
 /* The order of threads: forward (as at first) or backward. */
 void emu_reverse(struct emu *e, bool reverse);
 

@@ -37,7 +37,8 @@ uint32_t emu_thread_index(void);
 uint32_t emu_block_index(void);
 void *emu_shared(size_t size, const char *file, int line);
 /* Checks of what is about to be read or written. */
-void emu_global(const void *p, size_t size, const char *file, int line);
+void emu_global_read(const void *p, size_t size, const char *file, int line);
+void emu_global_write(const void *p, size_t size, const char *file, int line);
 void emu_shared_read(const void *p, size_t size, const char *file, int line);
 void emu_shared_write(const void *p, size_t size, const char *file, int line);
 /* Returns when all that must be there are. Of a shuffle, in: value, lane; out: that lane's value. Of
@@ -83,13 +84,15 @@ DEVICE uint32_t shuffle_xor(uint32_t v, uint32_t mask, PLACE)
         memcpy(&v, p, sizeof v);                                                                   \
         return v;                                                                                  \
     }
-LOAD(load1, uint8_t, emu_global)
-LOAD(load2, uint16_t, emu_global)
-LOAD(load4, uint32_t, emu_global)
-LOAD(load4_again, uint32_t, emu_global)
-LOAD(load16, struct words4, emu_global)
-LOAD(load16_once, struct words4, emu_global)
+LOAD(load1, uint8_t, emu_global_read)
+LOAD(load2, uint16_t, emu_global_read)
+LOAD(load4, uint32_t, emu_global_read)
+LOAD(load4_again, uint32_t, emu_global_read)
+LOAD(load16, struct words4, emu_global_read)
+LOAD(load16_once, struct words4, emu_global_read)
 LOAD(shared_get4, uint32_t, emu_shared_read)
+LOAD(shared_get8, struct words2, emu_shared_read)
+LOAD(shared_get16, struct words4, emu_shared_read)
 #undef LOAD
 
 #define STORE(name, type, check)                                                                   \
@@ -98,9 +101,10 @@ LOAD(shared_get4, uint32_t, emu_shared_read)
         check(p, sizeof v, file, line);                                                            \
         memcpy(p, &v, sizeof v);                                                                   \
     }
-STORE(store2, uint16_t, emu_global)
-STORE(store4, uint32_t, emu_global)
+STORE(store2, uint16_t, emu_global_write)
+STORE(store4, uint32_t, emu_global_write)
 STORE(shared_put4, uint32_t, emu_shared_write)
+STORE(shared_put8, struct words2, emu_shared_write)
 #undef STORE
 
 DEVICE void copy16_start(void *shared, const void *global, PLACE)
@@ -155,6 +159,11 @@ DEVICE uint32_t bytes_pick(uint32_t a, uint32_t b, uint32_t which)
     return v;
 }
 
+DEVICE uint32_t bits_choose(uint32_t mask, uint32_t a, uint32_t b)
+{
+    return (a & mask) | (b & ~mask);
+}
+
 DEVICE uint32_t funnel_right(uint32_t low, uint32_t high, uint32_t shift)
 {
     return (uint32_t)(((uint64_t)high << 32 | low) >> (shift & 31));
@@ -181,6 +190,7 @@ DEVICE void mma32(int *d, const uint32_t *a, const uint32_t *b, PLACE)
 DEVICE uint32_t float_bits(float v) { return f32_bits(v); }
 DEVICE float float_from(uint32_t bits) { return f32_from_bits(bits); }
 DEVICE float half_to_float(uint16_t h) { return f32_from_f16(h); }
+DEVICE float byte_to_float(uint32_t v, int i) { return (float)unsigned_byte(v, i); }
 DEVICE uint16_t float_to_half(float f) { return f16_from_f32(f); }
 DEVICE float square_root(float v) { return sqrtf(v); }
 

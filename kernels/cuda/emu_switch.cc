@@ -51,12 +51,23 @@ struct emu_context *emu_fiber_new(size_t size)
     return c;
 }
 
+/* Nothing may be known of the frames of those that never returned. */
+static void stack_forget(struct emu_context *c)
+{
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(c->stack, c->size);
+#endif
+    (void)c;
+}
+
 void emu_context_free(struct emu_context *c)
 {
     if (!c)
         return;
-    if (c->mapped)
+    if (c->mapped) {
+        stack_forget(c);
         munmap(c->stack, c->size);
+    }
     free(c);
 }
 
@@ -138,10 +149,7 @@ static void stack_switch(struct emu_context *from, struct emu_context *to)
 
 void emu_fiber_start(struct emu_context *fiber, void (*run)(void))
 {
-#ifdef __SANITIZE_ADDRESS__
-    /* Of those that ran here before and never returned. */
-    __asan_unpoison_memory_region(fiber->stack, fiber->size);
-#endif
+    stack_forget(fiber);
     fiber->run = run;
     fiber->fake_stack = NULL;
     stack_start(fiber);

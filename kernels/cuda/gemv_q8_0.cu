@@ -7,7 +7,7 @@
 #include "kernels/cuda/block32.h"
 
 struct q8_0 {
-    enum { SIZE = 34 };
+    enum { SIZE = 34, MINS = 0 };
 
     static DEVICE_MEMBER uint32_t block(uint32_t l) { return l; }
     static DEVICE_MEMBER uint32_t meet(int step) { return 4 >> step; }

@@ -92,7 +92,7 @@ DEVICE float outliers_dot(const struct spqr_args *a, const uint8_t *stripe, uint
                           uint32_t part)
 {
     struct slot_range slots = slots_of(&a->layout, stripe, row);
-    float sum = 0;
+    float sum = slots.sum;
     for (uint32_t slot = slots.first + part; slot < slots.end; slot += SPQR_SUMS)
         sum += outlier_product(&a->layout, stripe, slot, a->x.levels, a->x.scales);
     return sum;

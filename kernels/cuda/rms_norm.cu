@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
  * out = x / sqrt(mean of squares + eps) * weight. A block takes a row, thread t the elements t,
- * t + NORM_THREADS and so on. Squares are floats and their sum a double, as tools/run has it; only
- * the order differs: by threads, then by lanes in halves, then by warps.
+ * t + NORM_THREADS and so on.
+ *
+ * Squares are floats, and their sum is a double. The order of sums, which kernels/cpu/elementwise.c
+ * has as well: the square of element i is added to sum i % 256, in ascending order of i; then of each
+ * 32 neighbouring sums s, s[l] += s[l + 16] for l < 16, s[l] += s[l + 8] for l < 8, and so on down to
+ * 1; the eight that are left are added up one after the other. The mean is a double that becomes a
+ * float before eps is added; out[i] = (x[i] * scale) * weight[i] with scale = 1 / sqrt.
  */
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kernels.h"

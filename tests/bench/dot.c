@@ -70,7 +70,6 @@ struct work {
     struct backend *backend;
     struct activations *activations;
     uint32_t heads; /* of attention, that share keys */
-    size_t stride;
     int times;
 };
 
@@ -115,16 +114,16 @@ static void run_ggml(const struct work *w, size_t first, size_t count)
 
 enum { POSITIONS = 4096, DIM = 128, KV_HEADS = 8, PAIR = 2 * POSITIONS * DIM * sizeof(uint16_t) };
 
-/* Eight heads lie together: the keys of all, then the values. */
+/* Keys and values of eight heads lie together: the keys of all, then the values. */
 static void run_attend(const struct work *w, size_t first, size_t count)
 {
-    float *scores = malloc(w->heads * POSITIONS * sizeof *scores), *to = malloc(w->heads * DIM * 4);
-    size_t between = w->stride == DIM ? POSITIONS * DIM : DIM;
+    float *scores = malloc(w->heads * attend_room(POSITIONS, DIM) * sizeof *scores);
+    float *to = malloc(w->heads * DIM * sizeof *to);
     for (size_t head = first; head < first + count; head++) {
         const uint16_t *keys =
-            (uint16_t *)(memory + head / KV_HEADS * KV_HEADS * PAIR) + head % KV_HEADS * between;
-        if (w->backend->attend(w->backend, x, w->heads, keys, keys + KV_HEADS * POSITIONS * DIM,
-                               w->stride, 0, POSITIONS - 1, DIM, 0.088f, scores, to))
+            (uint16_t *)(memory + head / KV_HEADS * KV_HEADS * PAIR) + head % KV_HEADS * POSITIONS * DIM;
+        if (w->backend->attend(w->backend, x, 1, w->heads, keys, keys + KV_HEADS * POSITIONS * DIM, 0,
+                               0, POSITIONS - 1, DIM, 0.088f, scores, to))
             exit(1);
     }
     free(to);
@@ -239,7 +238,7 @@ static struct work rows_of(const struct format *f)
     for (size_t i = 1; i < units; i++)
         memcpy(memory + i * unit_size, memory, unit_size);
     return (struct work){
-        run_read, units * unit_rows, f, unit_size / unit_rows, NULL, NULL, 0, 0, 1};
+        run_read, units * unit_rows, f, unit_size / unit_rows, NULL, NULL, 0, 1};
 }
 
 static void print_sets(const char *first)
@@ -316,19 +315,19 @@ static void many_columns(const struct format *f)
     fflush(stdout);
 }
 
-static void attention(uint32_t heads, size_t stride)
+static void attention(uint32_t heads)
 {
     struct work works[SETS_MAX + 1];
     double seconds[SETS_MAX + 1];
     works[0] = (struct work){
-        run_read, size / PAIR / KV_HEADS * KV_HEADS, NULL, PAIR, NULL, NULL, heads, stride, 1};
+        run_read, size / PAIR / KV_HEADS * KV_HEADS, NULL, PAIR, NULL, NULL, heads, 1};
     for (int i = 0; i < sets; i++) {
         works[1 + i] = works[0];
         works[1 + i].run = run_attend;
         works[1 + i].backend = backend[i];
     }
     measure_all(works, 1 + sets, threads, seconds);
-    printf("| %u, %s", heads, stride == DIM ? "behind " : "in turn");
+    printf("| %u", heads);
     print_parts(seconds, (double)works[0].count * PAIR);
     puts(" |");
     fflush(stdout);
@@ -368,8 +367,7 @@ static void print_tables(char **titles)
     for (size_t i = 0; i < size / 2; i++)
         ((uint16_t *)memory)[i] = (uint16_t)(0x3000 | (random_bits(&r) & 0x8fff));
     for (uint32_t heads = 1; heads <= 8; heads *= 2)
-        attention(heads, DIM);
-    attention(4, KV_HEADS * DIM);
+        attention(heads);
 }
 
 /* ---- the program ---- */

@@ -166,7 +166,7 @@ def test_quantized_with_it(matrix, tmp_path):
 INPUTS = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "attn_output": ("attn_output",),
           "ffn_gate_up": ("ffn_gate", "ffn_up"), "ffn_down": ("ffn_down",)}
 LAYERS, SOME = 4, 6  # SOME: chunks
-MEMORY = "52M"  # enough for the weights and two layers at once
+MEMORY = "53M"  # enough for the weights and two layers at once
 
 
 def check_factor(path, hessian):

@@ -328,16 +328,16 @@ static void test_any_split(void **state)
 
 /* ---- attention ---- */
 
-enum { DIM_MAX = 300, POSITIONS_MAX = 3000, HEADS_MAX = 9, BEHIND = 7 };
+enum { DIM_MAX = 300, POSITIONS_MAX = 3000, HEADS_MAX = 9 };
 
-static uint16_t keys[POSITIONS_MAX * (DIM_MAX + BEHIND)],
-    values[POSITIONS_MAX * (DIM_MAX + BEHIND)];
+static uint16_t keys[POSITIONS_MAX * DIM_MAX], values[POSITIONS_MAX * DIM_MAX];
 static float queries[HEADS_MAX * DIM_MAX], attended[HEADS_MAX * DIM_MAX],
-    attended_c[HEADS_MAX * DIM_MAX], scores[HEADS_MAX * POSITIONS_MAX];
+    attended_c[HEADS_MAX * DIM_MAX], 
+    scores[HEADS_MAX * (POSITIONS_MAX + 1 + (POSITIONS_MAX / ATTEND_CHUNK + 1) * DIM_MAX)];
 
 /* Some keys are much like the query, so that weights are of all magnitudes. */
 static void attention_fill(struct backend *b, struct random *r, uint32_t heads, uint32_t count,
-                           uint32_t dim, size_t stride)
+                           uint32_t dim)
 {
     for (uint32_t i = 0; i < heads * dim; i++)
         queries[i] = random_gaussian(r);
@@ -347,21 +347,20 @@ static void attention_fill(struct backend *b, struct random *r, uint32_t heads, 
             row[0][i] = random_gaussian(r) + like * queries[p % heads * dim + i];
             row[1][i] = random_gaussian(r);
         }
-        assert_int_equal(b->to_f16(b, row[0], dim, keys + p * stride), 0);
-        assert_int_equal(b->to_f16(b, row[1], dim, values + p * stride), 0);
+        assert_int_equal(b->remember(b, row[0], row[1], 1, 1, dim, p, 0, keys, values), 0);
     }
 }
 
 /* One head in doubles; magnitude is what the sum of out's magnitudes is made of. */
 static void attention_reference(const float *q, uint32_t first, uint32_t last, uint32_t dim,
-                                size_t stride, float scale, double *out, double *magnitude)
+                                float scale, double *out, double *magnitude)
 {
     static double weight[POSITIONS_MAX];
     double most = -INFINITY, total = 0;
     for (uint32_t p = first; p <= last; p++) {
         weight[p] = 0;
         for (uint32_t i = 0; i < dim; i++)
-            weight[p] += (double)q[i] * (double)f32_from_f16(keys[p * stride + i]);
+            weight[p] += (double)q[i] * (double)f32_from_f16(keys[p * dim + i]);
         weight[p] *= (double)scale;
         most = fmax(most, weight[p]);
     }
@@ -370,7 +369,7 @@ static void attention_reference(const float *q, uint32_t first, uint32_t last, u
     for (uint32_t i = 0; i < dim; i++) {
         out[i] = magnitude[i] = 0;
         for (uint32_t p = first; p <= last; p++) {
-            double part = weight[p] / total * (double)f32_from_f16(values[p * stride + i]);
+            double part = weight[p] / total * (double)f32_from_f16(values[p * dim + i]);
             out[i] += part;
             magnitude[i] += fabs(part);
         }
@@ -386,17 +385,16 @@ static void test_attention_is_close(void **state)
     for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
         for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
             uint32_t dim = dims[d], count = counts[c], first = count / 3, heads = 2;
-            size_t stride = dim + d;
             /* From scores that are all alike to weights most of which are too small to be. */
             float scale = ldexpf(1 / sqrtf((float)dim), 3 * (int)c - 4);
             double out[DIM_MAX], magnitude[DIM_MAX];
-            attention_fill(b, &r, heads, count, dim, stride);
-            assert_int_equal(b->attend(b, queries, heads, keys, values, stride, first, count - 1,
-                                       dim, scale, scores, attended),
+            attention_fill(b, &r, heads, count, dim);
+            assert_int_equal(b->attend(b, queries, 1, heads, keys, values, 0, first, count - 1, dim,
+                                       scale, scores, attended),
                              0);
             for (uint32_t h = 0; h < heads; h++) {
                 double length = 0;
-                attention_reference(queries + h * dim, first, count - 1, dim, stride, scale, out,
+                attention_reference(queries + h * dim, first, count - 1, dim, scale, out,
                                     magnitude);
                 for (uint32_t i = 0; i < dim; i++)
                     length += fabs((double)queries[h * dim + i]);
@@ -418,8 +416,8 @@ static void test_exp_is_close(void **state)
     struct backend *b = open(plain_c);
     (void)state;
     for (float q = 0x1p-30f; q < 87; q += 0x1p-24f + q * 0x1p-10f) {
-        float room[2], out;
-        assert_int_equal(b->attend(b, &q, 1, key, value, 1, 0, 1, 1, 1, room, &out), 0);
+        float room[4], out;
+        assert_int_equal(b->attend(b, &q, 1, 1, key, value, 0, 0, 1, 1, 1, room, &out), 0);
         double wanted = 1 / (1 + exp((double)q)), unit = ldexp(1, ilogb(wanted) - 23);
         if (!(fabs((double)out - wanted) <= 2 * unit))
             fail_msg("exp(-%a): %a instead of %a", (double)q, (double)out, wanted);
@@ -428,12 +426,12 @@ static void test_exp_is_close(void **state)
 }
 
 static void attention_compare(struct backend *b, struct backend *c, uint32_t heads, uint32_t first,
-                              uint32_t last, uint32_t dim, size_t stride, float scale)
+                              uint32_t last, uint32_t dim, float scale)
 {
-    assert_int_equal(c->attend(c, queries, heads, keys, values, stride, first, last, dim, scale,
+    assert_int_equal(c->attend(c, queries, 1, heads, keys, values, 0, first, last, dim, scale,
                                scores, attended_c),
                      0);
-    assert_int_equal(b->attend(b, queries, heads, keys, values, stride, first, last, dim, scale,
+    assert_int_equal(b->attend(b, queries, 1, heads, keys, values, 0, first, last, dim, scale,
                                scores, attended),
                      0);
     for (uint32_t i = 0; i < heads * dim; i++)
@@ -456,15 +454,14 @@ static void test_attention(void **state)
     for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
         for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
             uint32_t count = counts[n], dim = dims[d], heads = 1 + (uint32_t)(d + n) % HEADS_MAX;
-            size_t stride = dim + (n % 2 ? BEHIND : 0);
             float scale = (n % 3 ? 1 : 30) / sqrtf((float)dim);
-            attention_fill(b, &r, heads, count, dim, stride);
-            attention_compare(b, c, heads, 0, count - 1, dim, stride, scale);
-            attention_compare(b, c, heads, count / 2, count - 1, dim, stride, scale);
+            attention_fill(b, &r, heads, count, dim);
+            attention_compare(b, c, heads, 0, count - 1, dim, scale);
+            attention_compare(b, c, heads, count / 2, count - 1, dim, scale);
             /* Scores and values that are not finite. */
             queries[random_bits(&r) % dim] = d % 2 ? INFINITY : NAN;
-            values[random_bits(&r) % count * stride] = 0x7c00;
-            attention_compare(b, c, heads, 0, count - 1, dim, stride, scale);
+            values[random_bits(&r) % count * dim] = 0x7c00;
+            attention_compare(b, c, heads, 0, count - 1, dim, scale);
         }
     b->close(b);
     c->close(c);
@@ -473,25 +470,24 @@ static void test_attention(void **state)
 /* Heads are alone in what they give, and nothing is read but the keys and values there are. */
 static void test_attention_alone(void **state)
 {
-    enum { HEADS = 5, COUNT = 21, DIM = 80, STRIDE = DIM + 3 };
+    enum { HEADS = 5, COUNT = 21, DIM = 80 };
     const struct dot_set *set = *state;
     struct random r = {20};
     if (!dot_set_supported(set))
         skip();
     struct backend *b = open(set);
-    size_t size = ((COUNT - 1) * STRIDE + DIM) * sizeof *keys, offset = 4 * STRIDE * sizeof *keys;
+    size_t size = COUNT * DIM * sizeof *keys, offset = 4 * DIM * sizeof *keys;
     uint8_t *at[] = {at_the_edge(size - offset), at_the_edge(size - offset)};
     float one[DIM];
-    attention_fill(b, &r, HEADS, COUNT, DIM, STRIDE);
+    attention_fill(b, &r, HEADS, COUNT, DIM);
     memcpy(at[0], (const uint8_t *)keys + offset, size - offset);
     memcpy(at[1], (const uint8_t *)values + offset, size - offset);
     assert_int_equal(
-        b->attend(b, queries, HEADS, keys, values, STRIDE, 4, COUNT - 1, DIM, 1, scores, attended),
+        b->attend(b, queries, 1, HEADS, keys, values, 0, 4, COUNT - 1, DIM, 1, scores, attended),
         0);
     for (int h = 0; h < HEADS; h++) {
-        assert_int_equal(b->attend(b, queries + h * DIM, 1, (const uint16_t *)at[0],
-                                   (const uint16_t *)at[1], STRIDE, 0, COUNT - 5, DIM, 1, scores,
-                                   one),
+        assert_int_equal(b->attend(b, queries + h * DIM, 1, 1, (const uint16_t *)at[0],
+                                   (const uint16_t *)at[1], 0, 0, COUNT - 5, DIM, 1, scores, one),
                          0);
         assert_memory_equal(one, attended + h * DIM, sizeof one);
     }
@@ -512,19 +508,21 @@ static void test_halves(void **state)
         float given[4] = {(float)low, nextafterf(middle, 0), middle, nextafterf(middle, 1e6f)};
         uint16_t wanted[4] = {(uint16_t)half, (uint16_t)half, (uint16_t)(half + half % 2),
                               (uint16_t)(half + 1)},
-                 got[4];
-        assert_int_equal(b->to_f16(b, given, 4, got), 0);
+                 got[4], again[4];
+        assert_int_equal(b->remember(b, given, given, 1, 1, 4, 0, 0, got, again), 0);
         assert_memory_equal(got, wanted, sizeof got);
+        assert_memory_equal(again, wanted, sizeof got);
         for (int i = 0; i < 4; i++) {
             given[i] = -given[i];
             wanted[i] |= 0x8000;
         }
-        assert_int_equal(b->to_f16(b, given, 4, got), 0);
+        assert_int_equal(b->remember(b, given, given, 1, 1, 4, 0, 0, got, again), 0);
         assert_memory_equal(got, wanted, sizeof got);
+        assert_memory_equal(again, wanted, sizeof got);
     }
     const float strange[] = {INFINITY, -INFINITY, 1e9f, NAN};
-    uint16_t got[4];
-    assert_int_equal(b->to_f16(b, strange, 4, got), 0);
+    uint16_t got[4], again[4];
+    assert_int_equal(b->remember(b, strange, strange, 1, 1, 4, 0, 0, got, again), 0);
     assert_true(got[0] == 0x7c00 && got[1] == 0xfc00 && got[2] == 0x7c00);
     assert_true(isnan(f32_from_f16(got[3])));
     b->close(b);
@@ -568,8 +566,7 @@ static void test_refusals(void **state)
     assert_int_equal(b->activations_new(b, UINT64_MAX / 8, 64, &narrow), -EOVERFLOW);
     b->activations_free(b, narrow);
     b->activations_free(b, a);
-    assert_int_equal(b->attend(b, x, 1, keys, values, 64, 1, 0, 64, 1, scores, out), -EINVAL);
-    assert_int_equal(b->attend(b, x, 1, keys, values, 63, 0, 0, 64, 1, scores, out), -EINVAL);
+    assert_int_equal(b->attend(b, x, 1, 1, keys, values, 0, 1, 0, 64, 1, scores, out), -EINVAL);
     b->close(b);
 }
 

@@ -110,7 +110,6 @@ static void test_what_every_pass_touches_goes_first(void **state)
     for (uint32_t i = 0; i < 2 * LAYERS; i += 2)
         assert_int_equal(blocks[i].resident, BYTES);
     assert_true(plan_streamed(blocks, 2 * LAYERS) == (LAYERS - 1) * 2 * BYTES - 25);
-    assert_int_equal(plan_largest_layer(blocks, 2 * LAYERS), 9 * BYTES);
 }
 
 static void test_speed_is_that_of_what_takes_longer(void **state)

@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 
 struct job {
     const char *path;
@@ -24,16 +23,16 @@ struct outcome {
 
 /* n tokens from position 0 on, in batches of at most `batch`; *rate becomes tokens a second, where
  * that is more. */
-static int run_tokens(struct engine *e, uint32_t n, uint32_t batch, float *logits, double *rate,
-                      struct error *err)
+static int run_tokens(struct engine *e, uint32_t n, uint32_t batch, double *rate, struct error *err)
 {
     uint32_t tokens[ENGINE_BATCH], vocab = e->model.facts.vocab;
     double begun = clock_seconds();
-    for (uint32_t at = 0, count; at < n; at += count) {
+    for (uint32_t at = 0, count, best; at < n; at += count) {
         count = n - at < batch ? n - at : batch;
         for (uint32_t i = 0; i < count; i++)
             tokens[i] = (at + i) * 7919 % vocab;
-        int rc = forward_run(e->forward, tokens, count, at, false, logits, err);
+        int rc = forward_run(e->forward, tokens, count, at, false, err);
+        rc = rc ? rc : forward_best(e->forward, &best, err);
         if (rc)
             return rc;
     }
@@ -44,18 +43,15 @@ static int run_tokens(struct engine *e, uint32_t n, uint32_t batch, float *logit
 
 static int measure(struct engine *e, const struct job *j, struct outcome *out, struct error *err)
 {
-    float *logits = calloc(e->model.facts.vocab, sizeof *logits);
     double warming = 0, begun = clock_seconds();
-    int rc = logits ? 0 : error_set(err, -ENOMEM, "out of memory");
-    rc = rc ? rc : run_tokens(e, 1, 1, logits, &warming, err);
+    int rc = run_tokens(e, 1, 1, &warming, err);
     for (uint64_t i = 0; !rc && i < j->repeats; i++) {
         if (j->prompt)
-            rc = run_tokens(e, (uint32_t)j->prompt, ENGINE_BATCH, logits, &out->prefill, err);
+            rc = run_tokens(e, (uint32_t)j->prompt, e->batch, &out->prefill, err);
         if (!rc && j->length)
-            rc = run_tokens(e, (uint32_t)j->length, 1, logits, &out->decode, err);
+            rc = run_tokens(e, (uint32_t)j->length, 1, &out->decode, err);
     }
     out->seconds = clock_seconds() - begun;
-    free(logits);
     return rc;
 }
 
@@ -69,8 +65,8 @@ static void print(const struct engine *e, const struct job *j, const struct outc
         return;
     }
     json_t *root = json_pack("{s:I, s:I, s:f, s:f}", "prompt_tokens", (json_int_t)j->prompt,
-                             "decoded_tokens", (json_int_t)j->length, "prefill_tok_s",
-                             out->prefill, "decode_tok_s", out->decode);
+                             "decoded_tokens", (json_int_t)j->length, "prefill_tok_s", out->prefill,
+                             "decode_tok_s", out->decode);
     report_json(e, root);
     report_print(root);
 }
@@ -89,6 +85,7 @@ static int bench(const struct job *j, struct error *err)
     if (!rc && !j->options.quiet)
         report_plan(&e, stderr);
     rc = rc ? rc : measure(&e, j, &out, err);
+    rc = rc ? rc : engine_trace(&e, err);
     if (!rc && !j->options.quiet)
         report_end(&e, out.seconds, stderr);
     if (!rc)
@@ -102,19 +99,26 @@ static bool take(void *context, int c, const char *argument)
     enum { TOKENS_MAX = 1 << 20, REPEATS_MAX = 1000 };
     struct job *j = context;
     switch (c) {
-    case 'p': return parse_whole(argument, 0, TOKENS_MAX, &j->prompt);
-    case 'n': return parse_whole(argument, 0, TOKENS_MAX, &j->length);
-    case 'e': return parse_whole(argument, 1, REPEATS_MAX, &j->repeats);
-    default: return run_options_take(&j->options, c, argument);
+    case 'p':
+        return parse_whole(argument, 0, TOKENS_MAX, &j->prompt);
+    case 'n':
+        return parse_whole(argument, 0, TOKENS_MAX, &j->length);
+    case 'e':
+        return parse_whole(argument, 1, REPEATS_MAX, &j->repeats);
+    default:
+        return run_options_take(&j->options, c, argument);
     }
 }
 
 int run_bench(const struct command *self, int argc, char **argv)
 {
-    static const struct option long_options[] = {{"prompt", required_argument, NULL, 'p'},
-                                                 {"length", required_argument, NULL, 'n'},
-                                                 {"repeats", required_argument, NULL, 'e'},
-                                                 RUN_OPTIONS_LONG};
+    static const struct option long_options[] = {
+        {"prompt",  required_argument, NULL, 'p'},
+        {"length",  required_argument, NULL, 'n'},
+        {"repeats", required_argument, NULL, 'e'},
+        RUN_OPTIONS_MACHINE_LONG,
+        RUN_OPTIONS_LONG
+    };
     struct job j = {.prompt = 512, .length = 128, .repeats = 3};
     int status =
         command_options(self, argc, argv, "p:n:" RUN_OPTIONS_SHORT, long_options, take, &j);

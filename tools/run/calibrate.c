@@ -69,29 +69,30 @@ static uint64_t takes(void *context, const struct facts *f, uint64_t room, uint6
            (j->sequential ? held_bytes(f) + PACKING_WORK : 0);
 }
 
-static int read_chunk(struct run *r, uint32_t chunk, float *logits, struct error *err)
+static int read_chunk(struct run *r, uint32_t chunk, struct error *err)
 {
     struct engine *e = &r->engine;
     const uint32_t *tokens = chunks_get(&e->weights.vocab, &r->ids, e->context, chunk);
     int rc = 0;
     for (uint32_t at = 0, batch; !rc && at < e->context; at += batch) {
-        batch = e->context - at < ENGINE_BATCH ? e->context - at : ENGINE_BATCH;
-        rc = forward_run(e->forward, tokens + at, batch, at, false, logits, err);
+        const float *logits;
+        batch = e->context - at < e->batch ? e->context - at : e->batch;
+        rc = forward_run(e->forward, tokens + at, batch, at, false, err);
+        /* that of a model that is none is not finite */
+        rc = rc ? rc : forward_logits(e->forward, &logits, err);
     }
     return rc ? error_prefix(err, rc, "%s: chunk %" PRIu32, r->job->model, chunk) : 0;
 }
 
 static int read_chunks(struct run *r, struct error *err)
 {
-    float *logits = calloc(r->engine.model.facts.vocab, sizeof *logits);
-    int rc = logits ? 0 : error_set(err, -ENOMEM, "out of memory");
+    int rc = 0;
     forward_observe(r->engine.forward, &r->observer);
     for (uint32_t c = 0; !rc && c < r->chunks; c++) {
-        rc = read_chunk(r, c, logits, err);
+        rc = read_chunk(r, c, err);
         progress_add(&r->progress, !rc);
     }
     forward_observe(r->engine.forward, NULL);
-    free(logits);
     return rc;
 }
 

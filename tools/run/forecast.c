@@ -18,7 +18,6 @@ static const struct device devices[] = {
     {.name = "ram",
      .title = "RAM",
      .program = 30000000,
-     .batch = ENGINE_BATCH,
      .memory = 40e9,
      .efficiency = 1,
      .flops = 0.5e12,
@@ -26,8 +25,8 @@ static const struct device devices[] = {
     {.name = "vram",
      .title = "VRAM",
      .program = 300000000,
-     .slots = 3,
-     .batch = 512,
+     .run_alignment = 16,
+     .lifts = true,
      .memory = 800e9,
      .efficiency = 0.85,
      .launch = 50e-6,
@@ -62,7 +61,7 @@ static int set_context(struct outlook *o, const struct wanted *w, struct error *
                                  .ffn = k->ffn,
                                  .vocab = k->vocab,
                                  .experts = k->experts};
-    o->batch = o->context < w->device->batch ? o->context : w->device->batch;
+    o->batch = o->context < ENGINE_BATCH ? o->context : ENGINE_BATCH;
     o->cache = plan_cache(&s, o->context);
     o->activations = plan_activations(&s, o->batch);
     o->logits = plan_logits(&s);
@@ -85,14 +84,17 @@ static bool place(struct forecast *f, const struct wanted *w, uint64_t rest)
 {
     struct plan_block *blocks = f->weights.blocks;
     size_t count = f->weights.block_count;
-    uint64_t least = w->device->slots ? w->device->slots * plan_largest_layer(blocks, count)
-                                      : weights_ring_least(&f->weights);
+    bool lifts = w->device->lifts;
+    uint64_t least = lifts ? weights_slots_least(&f->weights, LIFT_COPY)
+                           : weights_ring_least(&f->weights);
     f->needs = rest + (least < f->weights.bytes ? least : f->weights.bytes);
     if (w->size < f->needs)
         return false;
     uint64_t budget = w->size - rest;
+    if (lifts)
+        weights_lift_slots(&f->weights, budget, UINT64_MAX, &f->slots, &f->slot_size);
     if (f->weights.bytes > budget)
-        f->on_the_way = w->device->slots ? least : plan_ring(blocks, count, budget, least);
+        f->on_the_way = lifts ? f->slots * f->slot_size : plan_ring(blocks, count, budget, least);
     plan_place(blocks, count, budget - f->on_the_way);
     return true;
 }
@@ -101,6 +103,7 @@ static int predict(struct forecast *f, const struct outlook *o, const struct wan
                    struct error *err)
 {
     double share = expert_share(&o->facts);
+    f->weights.run_alignment = w->device->run_alignment;
     int rc = weights_blocks(&f->weights, share, err);
     if (rc)
         return rc;

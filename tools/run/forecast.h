@@ -15,8 +15,8 @@ enum { LINKS_MAX = 8, FORMATS_MAX = 32 };
 struct device {
     const char *name, *title;
     uint64_t program; /* bytes that it takes itself */
-    uint32_t slots; /* for layers on their way; 0: a ring in smaller pieces, as placing.c has it */
-    uint32_t batch; /* tokens of a prompt that are taken in at once */
+    unsigned run_alignment; /* as a backend's */
+    bool lifts; /* weights to slots of its own; else they come through a ring */
     double memory, efficiency, launch, flops; /* launch: seconds for a layer */
     double links[4];
 };
@@ -43,6 +43,8 @@ struct forecast {
     uint64_t all_weights;
     bool fits;
     uint64_t needs;      /* bytes at least, with all that is not weights */
+    uint32_t slots;      /* of a device that lifts, if it does; */
+    uint64_t slot_size;  /* bytes */
     uint64_t on_the_way; /* bytes of ring or slots */
     double touched, streamed;
     double speed[LINKS_MAX], prefill[LINKS_MAX]; /* tokens a second, for each link */

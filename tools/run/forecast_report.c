@@ -91,6 +91,17 @@ const char *forecast_bytes(double bytes, char *out)
     return out;
 }
 
+/* Of the format that fits and has the largest: they are nearly the same. */
+static void print_slots(const struct outlook *o)
+{
+    char text[16];
+    const struct forecast *most = &o->forecasts[0];
+    for (size_t i = 1; i < o->count; i++)
+        most = o->forecasts[i].slot_size > most->slot_size ? &o->forecasts[i] : most;
+    printf("  slots        %" PRIu32 " of %s, for pieces on their way, if weights are streamed\n",
+           most->slots, forecast_bytes((double)most->slot_size, text));
+}
+
 static void print_memory(const struct outlook *o, const struct wanted *w)
 {
     char text[16];
@@ -105,9 +116,8 @@ static void print_memory(const struct outlook *o, const struct wanted *w)
            forecast_bytes((double)o->activations, text), o->batch);
     printf("  logits       %s\n", forecast_bytes((double)o->logits, text));
     printf("  program      %s\n", forecast_bytes((double)w->device->program, text));
-    if (w->device->slots)
-        printf("  slots        %" PRIu32 " of the largest layer, if weights are streamed\n",
-               w->device->slots);
+    if (w->device->lifts)
+        print_slots(o);
     else
         printf("  ring         a quarter of the rest, 67 to 268 MB at most, if weights are "
                "streamed\n");
@@ -278,6 +288,8 @@ static json_t *describe_placed(const struct outlook *o, const struct forecast *f
     const struct plan_block *partial = find_partial(f);
     put(root, "resident_bytes", plan_resident(f->weights.blocks, f->weights.block_count));
     put(root, "ring_bytes", f->on_the_way);
+    put(root, "slots", f->slots);
+    put(root, "slot_bytes", f->slot_size);
     put_real(root, "streamed_bytes", f->streamed);
     put_layers(root, "resident_layers", stays, layers, 1 << RESIDENT);
     put_layers(root, "resident_but_experts", stays, layers, 1 << BUT_EXPERTS);
@@ -325,7 +337,6 @@ void forecast_print_json(const struct outlook *o, const struct wanted *w)
     put(root, "activation_bytes", o->activations);
     put(root, "logit_bytes", o->logits);
     put(root, "program_bytes", d->program);
-    put(root, "slots", d->slots);
     put_reals(root, "link_rates", w->links, w->link_count);
     put_real(root, "memory_rate", w->memory);
     put_real(root, "efficiency", d->efficiency);

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/run/forward.h"
 
+#include "tools/run/experts.h"
+#include "tools/run/trouble.h"
+#include "tools/run/workspace.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -13,80 +17,40 @@ struct forward {
     struct backend *backend;
     struct team *team;
     const struct observer *observer; /* NULL: none */
-    uint32_t context, batch;
-    uint64_t bytes; /* of all that is below, but for small things */
-    uint8_t *row;   /* of the embedding */
-    uint16_t *keys, *values;      /* halves: [layer][kv_head][position][head_dim] */
-    float *cosines[2], *sines[2]; /* [position of the batch][rope_dim / 2]; 1: of windows */
-    float *frequencies[2];        /* [rope_dim / 2] */
-    /* Of the tokens at hand, [token][...]: */
-    float *x;                      /* width */
-    float *normed;                 /* width */
-    float *q, *k, *v;              /* heads and kv_heads of head_dim */
-    float *mixed;                  /* heads * head_dim: what attention gives */
-    float *gate, *up;              /* ffn */
-    float *out;                    /* width: what a half of a layer adds */
-    float *expert_in, *expert_out; /* width; NULL without experts */
-    float *shares;                 /* experts */
-    float *scores;                 /* [share][heads that share a kv head][context] */
-    uint32_t *expert_tokens;
-    struct inputs {
-        uint64_t cols;
-        struct activations *activations;
-    } inputs[3]; /* as wide as the matrices are: width, heads * head_dim, ffn */
+    uint32_t context, batch, outputs;
+    uint32_t kv_heads_at_once; /* that one call attends with */
+    struct workspace space;
+    float *frequencies[2]; /* [rope_dim / 2]; 1: of windows */
+    uint32_t made;         /* logits of so many tokens, by the last run, */
+    bool capped;           /* which were fetched */
+    struct event *done;    /* behind all that the last run asked for */
 };
 
-/* ---- small operations ---- */
-
-static void rms_norm(const float *x, const float *weight, uint32_t n, float eps, float *out)
+static int failed(const struct forward *f, struct error *err, int rc, const char *what)
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += (double)(x[i] * x[i]);
-    float scale = 1 / sqrtf((float)(sum / n) + eps);
-    for (uint32_t i = 0; i < n; i++)
-        out[i] = x[i] * scale * weight[i];
+    return trouble_set(err, f->backend, rc, what);
 }
 
-static void norm_all(const float *x, const float *weight, uint32_t width, uint32_t tokens,
-                     float eps, float *out)
+/* Adds a bias, if there is one, to each row. */
+static int add_bias(const struct forward *f, float *x, const float *bias, uint32_t cols,
+                    uint32_t rows)
 {
-    for (uint32_t t = 0; t < tokens; t++)
-        rms_norm(x + (size_t)t * width, weight, width, eps, out + (size_t)t * width);
+    return bias ? f->backend->add(f->backend, x, bias, (size_t)rows * cols, cols) : 0;
 }
 
-static void add_bias(float *x, const float *bias, uint32_t width, uint32_t tokens)
+static int norm(const struct forward *f, const float *x, const float *weight, uint32_t tokens,
+                float *out)
 {
-    for (uint32_t t = 0; bias && t < tokens; t++)
-        for (uint32_t i = 0; i < width; i++)
-            x[(size_t)t * width + i] += bias[i];
+    const struct facts *k = &f->model->facts;
+    return f->backend->rms_norm(f->backend, x, weight, tokens, k->width, k->eps, out);
 }
 
-static void add_to(float *x, const float *y, size_t n)
+/* A norm that not every model has, in place. */
+static int norm_more(const struct forward *f, float *x, const float *weight, uint32_t rows,
+                     uint32_t cols)
 {
-    for (size_t i = 0; i < n; i++)
-        x[i] += y[i];
-}
-
-static float silu(float v)
-{
-    return v / (1 + expf(-v));
-}
-
-static float gelu(float v)
-{
-    return 0.5f * v * (1 + tanhf(0.79788456080286535588f * v * (1 + 0.044715f * v * v)));
-}
-
-static void softmax(float *x, uint32_t n)
-{
-    float most = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        most = fmaxf(most, x[i]);
-    for (uint32_t i = 0; i < n; i++)
-        sum += x[i] = expf(x[i] - most);
-    for (uint32_t i = 0; i < n; i++)
-        x[i] /= sum;
+    float eps = f->model->facts.eps;
+    return weight ? f->backend->rms_norm(f->backend, x, weight, rows, cols, eps, x) : 0;
 }
 
 /* Shares work out, unless it is over before another thread has woken. */
@@ -112,9 +76,9 @@ static void show(const struct forward *f, uint32_t layer, enum layer_input input
 static struct activations *activations_of(const struct forward *f, uint64_t cols)
 {
     int i = 0;
-    while (f->inputs[i].cols != cols)
+    while (f->space.inputs[i].cols != cols)
         i++;
-    return f->inputs[i].activations;
+    return f->space.inputs[i].activations;
 }
 
 struct put {
@@ -184,18 +148,22 @@ static int multiply_kind(struct forward *f, const struct weight *const *weights,
 {
     struct activations *a = activations_of(f, weights[0]->cols);
     struct put put = {f, a, x, tokens, 0};
-    struct multiply m = {f, {.weights = weights, .count = count}, outs, a, 0};
-    int rc = f->backend->activations_begin(f->backend, a, kind, tokens, weights[0]->order), more = 0;
+    struct multiply m = {
+        f, {.weights = weights, .count = count},
+         outs, a, 0
+    };
+    const uint32_t *order = weights[0]->backend_order;
+    int rc = f->backend->activations_begin(f->backend, a, kind, tokens, order), more = 0;
     if (!rc) {
         run_shares(f, tokens, put_share, &put);
         rc = put.rc;
     }
     while (!rc && (more = weights_take(f->weights, &m.taking, err)) > 0) {
         team_run(f->team, multiply_share, &m);
-        weights_give(f->weights, &m.taking);
-        rc = m.rc;
+        rc = weights_give(f->weights, &m.taking);
+        rc = m.rc ? m.rc : rc;
     }
-    return rc ? error_set(err, rc, "a product failed: %s", strerror(-rc)) : more;
+    return rc ? failed(f, err, rc, "a product") : more;
 }
 
 /* All products of x [tokens][cols] with some matrices, in order. */
@@ -220,44 +188,36 @@ static int multiply_one(struct forward *f, const struct weight *weight, const fl
 
 /* ---- attention ---- */
 
-/* Turns pairs of every head by the angles of its token. */
-static void rotate(const struct forward *f, float *x, uint32_t heads, uint32_t tokens, bool window)
-{
-    const struct facts *k = &f->model->facts;
-    uint32_t half = k->rope_dim / 2;
-    for (uint32_t t = 0; t < tokens; t++) {
-        const float *cosine = f->cosines[window] + (size_t)t * half;
-        const float *sine = f->sines[window] + (size_t)t * half;
-        for (uint32_t h = 0; h < heads; h++) {
-            float *v = x + ((size_t)t * heads + h) * k->head_dim;
-            for (uint32_t i = 0; i < half; i++) {
-                float *a = k->habits->halves ? v + i : v + 2 * i;
-                float *b = k->habits->halves ? v + i + half : v + 2 * i + 1;
-                float x0 = *a, x1 = *b;
-                *a = x0 * cosine[i] - x1 * sine[i];
-                *b = x0 * sine[i] + x1 * cosine[i];
-            }
-        }
-    }
-}
-
-static void set_angles(struct forward *f, uint32_t position, uint32_t tokens)
+static int set_angles(struct forward *f, uint32_t position, uint32_t tokens)
 {
     uint32_t half = f->model->facts.rope_dim / 2;
-    for (int window = 0; window < 2; window++)
+    size_t size = (size_t)tokens * half * sizeof(float);
+    int rc = 0;
+    for (int window = 0; !rc && window < 2; window++) {
+        float *cosines = f->space.cosines[window].host, *sines = f->space.sines[window].host;
         for (uint32_t t = 0; t < tokens; t++)
             for (uint32_t i = 0; i < half; i++) {
                 float angle = (float)(position + t) * f->frequencies[window][i];
-                f->cosines[window][(size_t)t * half + i] = cosf(angle);
-                f->sines[window][(size_t)t * half + i] = sinf(angle);
+                cosines[(size_t)t * half + i] = cosf(angle);
+                sines[(size_t)t * half + i] = sinf(angle);
             }
+        rc = mirror_send(f->backend, &f->space.cosines[window], size);
+        rc = rc ? rc : mirror_send(f->backend, &f->space.sines[window], size);
+    }
+    return rc;
 }
 
-static void norm_heads(float *x, const float *weight, const struct facts *k, uint32_t heads,
-                       uint32_t tokens)
+/* Norms and turns heads of queries or keys. */
+static int prepare_heads(const struct forward *f, float *x, const float *bias, const float *weight,
+                         uint32_t heads, uint32_t tokens, bool window)
 {
-    for (size_t i = 0; weight && i < (size_t)heads * tokens; i++)
-        rms_norm(x + i * k->head_dim, weight, k->head_dim, k->eps, x + i * k->head_dim);
+    const struct facts *k = &f->model->facts;
+    int rc = add_bias(f, x, bias, heads * k->head_dim, tokens);
+    rc = rc ? rc : norm_more(f, x, weight, heads * tokens, k->head_dim);
+    return rc ? rc
+              : f->backend->rope(f->backend, x, f->space.cosines[window].device,
+                                 f->space.sines[window].device, tokens, heads, k->head_dim,
+                                 k->rope_dim / 2, k->habits->halves);
 }
 
 struct attend {
@@ -268,54 +228,48 @@ struct attend {
     _Atomic int rc;
 };
 
-/* Appends the new keys and values of a head to those before. */
-static int remember(const struct attend *a, uint32_t head)
-{
-    struct forward *f = a->f;
-    const struct facts *k = &f->model->facts;
-    int rc = 0;
-    for (uint32_t t = 0; !rc && t < a->tokens; t++) {
-        size_t from = ((size_t)t * k->kv_heads + head) * k->head_dim;
-        size_t to = ((size_t)head * f->context + a->position + t) * k->head_dim;
-        rc = f->backend->to_f16(f->backend, f->k + from, k->head_dim, a->keys + to);
-        rc = rc ? rc : f->backend->to_f16(f->backend, f->v + from, k->head_dim, a->values + to);
-    }
-    return rc;
-}
-
+/* Appends new keys and values to those before. */
 static void remember_share(void *context, unsigned i, unsigned shares)
 {
     struct attend *a = context;
-    uint32_t heads = a->f->model->facts.kv_heads;
-    for (uint32_t h = heads * i / shares; h < heads * (i + 1) / shares; h++) {
-        int rc = remember(a, h);
-        if (rc)
-            a->rc = rc;
-    }
+    struct forward *f = a->f;
+    const struct facts *k = &f->model->facts;
+    uint32_t first = a->tokens * i / shares, end = a->tokens * (i + 1) / shares;
+    size_t from = (size_t)first * k->kv_heads * k->head_dim;
+    int rc = first < end
+                 ? f->backend->remember(f->backend, f->space.k + from, f->space.v + from,
+                                        end - first, k->kv_heads, k->head_dim, a->position + first,
+                                        (size_t)f->context * k->head_dim, a->keys, a->values)
+                 : 0;
+    if (rc)
+        a->rc = rc;
 }
 
-/* The heads of one token that share keys and values, over all that came before it. */
-static int attend_heads(const struct attend *a, uint32_t token, uint32_t head, float *scores)
+/* One token with some of the heads of keys and values, over all that came before it. */
+static int attend_heads(const struct attend *a, uint32_t token, uint32_t head, uint32_t heads,
+                        float *scores)
 {
     struct forward *f = a->f;
     const struct facts *k = &f->model->facts;
-    uint32_t dim = k->head_dim, heads = k->heads / k->kv_heads, last = a->position + token;
+    uint32_t shared_by = k->heads / k->kv_heads, last = a->position + token;
     uint32_t first = a->layer->window && last >= k->window ? last - k->window + 1 : 0;
-    size_t cache = (size_t)head * f->context * dim;
-    size_t at = ((size_t)token * k->heads + (size_t)head * heads) * dim;
-    return f->backend->attend(f->backend, f->q + at, heads, a->keys + cache, a->values + cache, dim,
-                              first, last, dim, k->query_scale, scores, f->mixed + at);
+    size_t head_stride = (size_t)f->context * k->head_dim;
+    size_t at = ((size_t)token * k->heads + (size_t)head * shared_by) * k->head_dim;
+    return f->backend->attend(f->backend, f->space.q + at, heads, shared_by,
+                              a->keys + head * head_stride, a->values + head * head_stride,
+                              head_stride, first, last, k->head_dim, k->query_scale, scores,
+                              f->space.mixed + at);
 }
 
 static void attend_share(void *context, unsigned i, unsigned shares)
 {
     struct attend *a = context;
-    const struct facts *k = &a->f->model->facts;
-    float *scores = a->f->scores + (size_t)i * (k->heads / k->kv_heads) * a->f->context;
-    uint64_t all = (uint64_t)a->tokens * k->kv_heads;
+    uint32_t heads = a->f->kv_heads_at_once, groups = a->f->model->facts.kv_heads / heads;
+    float *scores = a->f->space.scores + i * a->f->space.share_scores;
+    uint64_t all = (uint64_t)a->tokens * groups;
     for (uint64_t at = all * i / shares; at < all * (i + 1) / shares; at++) {
-        int rc =
-            attend_heads(a, (uint32_t)(at / k->kv_heads), (uint32_t)(at % k->kv_heads), scores);
+        int rc = attend_heads(a, (uint32_t)(at / groups), (uint32_t)(at % groups) * heads, heads,
+                              scores);
         if (rc)
             a->rc = rc;
     }
@@ -326,31 +280,30 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
 {
     const struct facts *k = &f->model->facts;
     const struct layer *l = &f->model->layers[number];
+    struct workspace *s = &f->space;
     uint32_t row = k->kv_heads * k->head_dim;
     size_t cache = (size_t)number * f->context * row;
-    struct attend attend = {f, l, f->keys + cache, f->values + cache, position, tokens, 0};
-    norm_all(f->x, l->attn_norm, k->width, tokens, k->eps, f->normed);
-    show(f, number, INPUT_QKV, 0, f->normed, tokens);
-    int rc = multiply(f, (const struct weight *[]){l->q, l->k, l->v}, 3, f->normed, tokens,
-                      (float *[]){f->q, f->k, f->v}, err);
+    struct attend attend = {f, l, s->keys + cache, s->values + cache, position, tokens, 0};
+    int rc = failed(f, err, norm(f, s->x.device, l->attn_norm, tokens, s->normed), "a norm");
     if (rc)
         return rc;
-    add_bias(f->q, l->q_bias, k->heads * k->head_dim, tokens);
-    add_bias(f->k, l->k_bias, row, tokens);
-    add_bias(f->v, l->v_bias, row, tokens);
-    norm_heads(f->q, l->q_norm, k, k->heads, tokens);
-    norm_heads(f->k, l->k_norm, k, k->kv_heads, tokens);
-    rotate(f, f->q, k->heads, tokens, l->window);
-    rotate(f, f->k, k->kv_heads, tokens, l->window);
+    show(f, number, INPUT_QKV, 0, s->normed, tokens);
+    rc = multiply(f, (const struct weight *[]){l->q, l->k, l->v}, 3, s->normed, tokens,
+                  (float *[]){s->q, s->k, s->v}, err);
+    if (rc)
+        return rc;
+    rc = prepare_heads(f, s->q, l->q_bias, l->q_norm, k->heads, tokens, l->window);
+    rc = rc ? rc : prepare_heads(f, s->k, l->k_bias, l->k_norm, k->kv_heads, tokens, l->window);
+    rc = rc ? rc : add_bias(f, s->v, l->v_bias, row, tokens);
+    if (rc)
+        return failed(f, err, rc, "attention");
     run_shares(f, tokens, remember_share, &attend);
     team_run(f->team, attend_share, &attend);
     if (attend.rc)
-        return error_set(err, attend.rc, "attention failed: %s", strerror(-attend.rc));
-    show(f, number, INPUT_O, 0, f->mixed, tokens);
-    rc = multiply_one(f, l->o, f->mixed, tokens, f->out, err);
-    if (!rc)
-        add_bias(f->out, l->o_bias, k->width, tokens);
-    return rc;
+        return failed(f, err, attend.rc, "attention");
+    show(f, number, INPUT_O, 0, s->mixed, tokens);
+    rc = multiply_one(f, l->o, s->mixed, tokens, s->out, err);
+    return rc ? rc : failed(f, err, add_bias(f, s->out, l->o_bias, k->width, tokens), "a bias");
 }
 
 /* ---- the second half of a layer ---- */
@@ -358,142 +311,154 @@ static int attention(struct forward *f, uint32_t number, uint32_t position, uint
 struct gating {
     struct forward *f;
     size_t count; /* floats */
+    _Atomic int rc;
 };
 
-/* gate becomes activation(gate) * up */
 static void gate_share(void *context, unsigned i, unsigned shares)
 {
     struct gating *g = context;
-    float *gate = g->f->gate, *up = g->f->up;
-    bool gelu_gate = g->f->model->facts.habits->gelu;
-    for (size_t at = g->count * i / shares; at < g->count * (i + 1) / shares; at++)
-        gate[at] = (gelu_gate ? gelu(gate[at]) : silu(gate[at])) * up[at];
+    struct backend *b = g->f->backend;
+    size_t first = g->count * i / shares, end = g->count * (i + 1) / shares;
+    enum gate gate = g->f->model->facts.habits->gelu ? GATE_GELU : GATE_SILU;
+    int rc = b->gate(b, gate, g->f->space.gate + first, g->f->space.up + first, end - first);
+    if (rc)
+        g->rc = rc;
 }
 
 static int feed(struct forward *f, uint32_t number, uint32_t expert, const float *x,
                 uint32_t tokens, float *out, struct error *err)
 {
-    const struct facts *k = &f->model->facts;
     const struct layer *l = &f->model->layers[number];
+    struct gating gating = {f, (size_t)tokens * f->model->facts.ffn, 0};
     show(f, number, INPUT_GATE_UP, expert, x, tokens);
     int rc = multiply(f, (const struct weight *[]){l->gate[expert], l->up[expert]}, 2, x, tokens,
-                      (float *[]){f->gate, f->up}, err);
+                      (float *[]){f->space.gate, f->space.up}, err);
     if (rc)
         return rc;
-    team_run(f->team, gate_share, &(struct gating){f, (size_t)tokens * k->ffn});
-    show(f, number, INPUT_DOWN, expert, f->gate, tokens);
-    return multiply_one(f, l->down[expert], f->gate, tokens, out, err);
+    team_run(f->team, gate_share, &gating);
+    if (gating.rc)
+        return failed(f, err, gating.rc, "a gate");
+    show(f, number, INPUT_DOWN, expert, f->space.gate, tokens);
+    return multiply_one(f, l->down[expert], f->space.gate, tokens, out, err);
 }
 
-/* Keeps the experts_used best of a token's experts and makes their shares sum to 1; those of the
- * others become negative. Adds them to those that were chosen. */
-static void choose_experts(const struct facts *k, float *shares, bool *chosen)
+static int wait_done(struct forward *f)
 {
-    softmax(shares, k->experts);
-    float sum = 0;
-    bool kept[EXPERTS_MAX] = {false};
-    for (uint32_t n = 0; n < k->experts_used; n++) {
-        uint32_t best = UINT32_MAX;
-        for (uint32_t e = 0; e < k->experts; e++)
-            if (!kept[e] && (best == UINT32_MAX || shares[e] > shares[best]))
-                best = e;
-        kept[best] = chosen[best] = true;
-        sum += shares[best];
-    }
+    int rc = f->backend->event_record(f->backend, f->done, QUEUE_COMPUTE);
+    return rc ? rc : f->backend->event_wait(f->backend, f->done);
+}
+
+/* Asks the router, which the host has to wait for; first: see experts_choose. */
+static int route(struct forward *f, uint32_t number, uint32_t tokens, uint32_t *first,
+                 struct error *err)
+{
+    const struct facts *k = &f->model->facts;
+    struct workspace *s = &f->space;
+    size_t size = sizeof(float) * tokens * k->experts_used;
+    show(f, number, INPUT_ROUTER, 0, s->normed, tokens);
+    int rc =
+        multiply_one(f, f->model->layers[number].router, s->normed, tokens, s->routed.device, err);
+    if (rc)
+        return rc;
+    rc = mirror_fetch(f->backend, &s->routed, sizeof(float) * tokens * k->experts);
+    rc = rc ? rc : wait_done(f);
+    if (rc)
+        return failed(f, err, rc, "the router");
+    experts_choose(k, s->routed.host, tokens, s->rows.host, s->portions.host, first);
+    bool chosen[EXPERTS_MAX];
     for (uint32_t e = 0; e < k->experts; e++)
-        shares[e] = kept[e] ? shares[e] / sum : -1;
+        chosen[e] = first[e] < first[e + 1];
+    weights_choose(f->weights, number, chosen);
+    rc = mirror_send(f->backend, &s->rows, size);
+    return failed(f, err, rc ? rc : mirror_send(f->backend, &s->portions, size), "the router");
 }
 
 /* Every expert is run once, for all the tokens that chose it. */
 static int feed_experts(struct forward *f, uint32_t number, uint32_t tokens, struct error *err)
 {
     const struct facts *k = &f->model->facts;
-    const struct layer *l = &f->model->layers[number];
-    show(f, number, INPUT_ROUTER, 0, f->normed, tokens);
-    int rc = multiply_one(f, l->router, f->normed, tokens, f->shares, err);
-    bool chosen[EXPERTS_MAX] = {false};
-    for (uint32_t t = 0; t < tokens; t++)
-        choose_experts(k, f->shares + (size_t)t * k->experts, chosen);
-    weights_choose(f->weights, number, chosen);
-    memset(f->out, 0, (size_t)tokens * k->width * sizeof *f->out);
+    struct backend *b = f->backend;
+    struct workspace *s = &f->space;
+    uint32_t first[EXPERTS_MAX + 1];
+    int rc = route(f, number, tokens, first, err);
+    rc = rc ? rc : failed(f, err, b->clear(b, s->out, (size_t)tokens * k->width), "an expert");
     for (uint32_t e = 0; !rc && e < k->experts; e++) {
-        uint32_t n = 0;
-        for (uint32_t t = 0; chosen[e] && t < tokens; t++)
-            if (f->shares[(size_t)t * k->experts + e] >= 0) {
-                memcpy(f->expert_in + (size_t)n * k->width, f->normed + (size_t)t * k->width,
-                       k->width * sizeof *f->x);
-                f->expert_tokens[n++] = t;
-            }
-        rc = n ? feed(f, number, e, f->expert_in, n, f->expert_out, err) : 0;
-        for (uint32_t i = 0; !rc && i < n; i++) {
-            float weight = f->shares[(size_t)f->expert_tokens[i] * k->experts + e];
-            float *out = f->out + (size_t)f->expert_tokens[i] * k->width;
-            for (uint32_t c = 0; c < k->width; c++)
-                out[c] += weight * f->expert_out[(size_t)i * k->width + c];
-        }
+        uint32_t n = first[e + 1] - first[e];
+        const uint32_t *rows = (const uint32_t *)s->rows.device + first[e];
+        const float *portions = (const float *)s->portions.device + first[e];
+        if (!n)
+            continue;
+        rc = failed(f, err, b->gather(b, s->normed, rows, n, k->width, s->expert_in), "an expert");
+        rc = rc ? rc : feed(f, number, e, s->expert_in, n, s->expert_out, err);
+        rc = rc ? rc
+                : failed(f, err, b->scatter(b, s->expert_out, rows, portions, n, k->width, s->out),
+                         "an expert");
     }
     return rc;
 }
 
 /* ---- the whole ---- */
 
+/* Adds what half of a layer made. */
+static int add_half(struct forward *f, const float *post_norm, uint32_t tokens)
+{
+    uint32_t width = f->model->facts.width;
+    size_t count = (size_t)tokens * width;
+    int rc = norm_more(f, f->space.out, post_norm, tokens, width);
+    return rc ? rc : f->backend->add(f->backend, f->space.x.device, f->space.out, count, count);
+}
+
 static int run_layer(struct forward *f, uint32_t number, uint32_t position, uint32_t tokens,
                      struct error *err)
 {
     const struct facts *k = &f->model->facts;
     const struct layer *l = &f->model->layers[number];
+    struct workspace *s = &f->space;
     int rc = attention(f, number, position, tokens, err);
     if (rc)
         return rc;
-    if (l->attn_post_norm)
-        norm_all(f->out, l->attn_post_norm, k->width, tokens, k->eps, f->out);
-    add_to(f->x, f->out, (size_t)tokens * k->width);
-    norm_all(f->x, l->ffn_norm, k->width, tokens, k->eps, f->normed);
-    rc = k->experts ? feed_experts(f, number, tokens, err)
-                    : feed(f, number, 0, f->normed, tokens, f->out, err);
+    rc = add_half(f, l->attn_post_norm, tokens);
+    rc = rc ? rc : norm(f, s->x.device, l->ffn_norm, tokens, s->normed);
     if (rc)
-        return rc;
-    if (l->ffn_post_norm)
-        norm_all(f->out, l->ffn_post_norm, k->width, tokens, k->eps, f->out);
-    add_to(f->x, f->out, (size_t)tokens * k->width);
-    return 0;
+        return failed(f, err, rc, "a norm");
+    rc = k->experts ? feed_experts(f, number, tokens, err)
+                    : feed(f, number, 0, s->normed, tokens, s->out, err);
+    return rc ? rc : failed(f, err, add_half(f, l->ffn_post_norm, tokens), "a norm");
 }
 
+/* Rows of the embedding, as they are needed, from the file. */
 static int embed(struct forward *f, const uint32_t *tokens, uint32_t n, struct error *err)
 {
     const struct facts *k = &f->model->facts;
     const struct weight *m = &f->model->embedding;
     float scale = k->habits->scaled_input ? sqrtf((float)k->width) : 1;
     for (uint32_t t = 0; t < n; t++) {
-        float *x = f->x + (size_t)t * k->width;
+        float *x = (float *)f->space.x.host + (size_t)t * k->width;
         if (tokens[t] >= k->vocab)
             return error_set(err, -EINVAL, "token %" PRIu32 " is not in the vocabulary", tokens[t]);
-        int rc = weights_row(f->weights, m, tokens[t], f->row, err);
+        int rc = weights_row(f->weights, m, tokens[t], f->space.row, err);
         if (rc)
             return rc;
-        m->format->decode(f->row, k->width, x);
+        m->format->decode(f->space.row, k->width, x);
         for (uint32_t i = 0; i < k->width; i++)
             x[i] *= scale;
     }
-    return 0;
+    return failed(f, err, mirror_send(f->backend, &f->space.x, sizeof(float) * n * k->width),
+                  "a copy");
 }
 
-static int put_logits(struct forward *f, uint32_t first, uint32_t n, float *logits,
-                      struct error *err)
+static int make_logits(struct forward *f, uint32_t first, uint32_t n, struct error *err)
 {
     const struct run_model *m = f->model;
-    const struct facts *k = &m->facts;
-    norm_all(f->x + (size_t)first * k->width, m->output_norm, k->width, n, k->eps, f->normed);
-    int rc = multiply_one(f, m->output, f->normed, n, logits, err);
+    const float *x = (const float *)f->space.x.device + (size_t)first * m->facts.width;
+    int rc = failed(f, err, norm(f, x, m->output_norm, n, f->space.normed), "a norm");
+    rc = rc ? rc : multiply_one(f, m->output, f->space.normed, n, f->space.logits.device, err);
     if (rc)
         return rc;
-    add_bias(logits, m->output_bias, k->vocab, n);
-    for (size_t i = 0; k->softcap > 0 && i < (size_t)n * k->vocab; i++)
-        logits[i] = k->softcap * tanhf(logits[i] / k->softcap);
-    for (size_t i = 0; i < (size_t)n * k->vocab; i++)
-        if (!isfinite(logits[i]))
-            return error_set(err, -EIO, "the model's output is not finite");
-    return 0;
+    f->made = n;
+    f->capped = false;
+    return failed(f, err, add_bias(f, f->space.logits.device, m->output_bias, m->facts.vocab, n),
+                  "a bias");
 }
 
 static int check_range(const struct forward *f, uint32_t n, uint32_t position, struct error *err)
@@ -510,7 +475,7 @@ int forward_embed(struct forward *f, const uint32_t *tokens, uint32_t n, float *
     int rc = check_range(f, n, 0, err);
     rc = rc ? rc : embed(f, tokens, n, err);
     if (!rc)
-        memcpy(x, f->x, (size_t)n * f->model->facts.width * sizeof *x);
+        memcpy(x, f->space.x.host, (size_t)n * f->model->facts.width * sizeof *x);
     return rc;
 }
 
@@ -521,34 +486,84 @@ int forward_layer(struct forward *f, uint32_t layer, float *x, uint32_t n, uint3
     int rc = check_range(f, n, position, err);
     if (rc)
         return rc;
-    memcpy(f->x, x, size);
-    set_angles(f, position, n);
-    rc = run_layer(f, layer, position, n, err);
-    memcpy(x, f->x, size);
+    memcpy(f->space.x.host, x, size);
+    rc = failed(f, err, set_angles(f, position, n), "a copy");
+    rc = rc ? rc : run_layer(f, layer, position, n, err);
+    memcpy(x, f->space.x.host, size);
     return rc;
 }
 
 int forward_run(struct forward *f, const uint32_t *tokens, uint32_t n, uint32_t position, bool all,
-                float *logits, struct error *err)
+                struct error *err)
 {
     int rc = check_range(f, n, position, err);
     if (rc)
         return rc;
+    f->made = 0;
     weights_begin(f->weights);
-    rc = embed(f, tokens, n, err);
-    set_angles(f, position, n);
+    /* What the host is about to write may not have been read yet. */
+    rc = failed(f, err, f->backend->event_wait(f->backend, f->done), "the last pass");
+    rc = rc ? rc : embed(f, tokens, n, err);
+    rc = rc ? rc : failed(f, err, set_angles(f, position, n), "a copy");
     for (uint32_t l = 0; !rc && l < f->model->facts.layers; l++)
         rc = run_layer(f, l, position, n, err);
-    rc = rc ? rc : put_logits(f, all ? 0 : n - 1, all ? n : 1, logits, err);
+    rc = rc ? rc : make_logits(f, all ? 0 : n - 1, all ? n : 1, err);
+    rc =
+        rc ? rc
+           : failed(f, err, f->backend->event_record(f->backend, f->done, QUEUE_COMPUTE), "a pass");
     return rc ? rc : weights_end(f->weights, err);
+}
+
+static int not_finite(struct error *err)
+{
+    return error_set(err, -EIO, "the model's output is not finite");
+}
+
+int forward_logits(struct forward *f, const float **out, struct error *err)
+{
+    const struct facts *k = &f->model->facts;
+    size_t count = (size_t)f->made * k->vocab;
+    float *logits = f->space.logits.host;
+    *out = logits;
+    if (f->capped)
+        return 0;
+    int rc = mirror_fetch(f->backend, &f->space.logits, count * sizeof *logits);
+    rc = failed(f, err, rc ? rc : wait_done(f), "a pass");
+    if (rc)
+        return rc;
+    for (size_t i = 0; k->softcap > 0 && i < count; i++)
+        logits[i] = k->softcap * tanhf(logits[i] / k->softcap);
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(logits[i]))
+            return not_finite(err);
+    f->capped = true;
+    return 0;
+}
+
+/* A cap never changes which is the largest. */
+int forward_best(struct forward *f, uint32_t *token, struct error *err)
+{
+    struct backend *b = f->backend;
+    uint32_t vocab = f->model->facts.vocab, *best = f->space.best.host;
+    const float *last = (const float *)f->space.logits.device + (size_t)(f->made - 1) * vocab;
+    int rc = b->argmax(b, last, vocab, f->space.best.device);
+    rc = rc ? rc : mirror_fetch(b, &f->space.best, 2 * sizeof *best);
+    rc = failed(f, err, rc ? rc : wait_done(f), "a pass");
+    if (rc)
+        return rc;
+    *token = best[0];
+    return best[1] ? 0 : not_finite(err);
 }
 
 /* ---- life ---- */
 
-static void set_frequencies(struct forward *f)
+static int set_frequencies(struct forward *f, struct error *err)
 {
     const struct facts *k = &f->model->facts;
-    for (int window = 0; window < 2; window++)
+    for (int window = 0; window < 2; window++) {
+        f->frequencies[window] = calloc(k->rope_dim / 2 + 1, sizeof(float));
+        if (!f->frequencies[window])
+            return error_set(err, -ENOMEM, "out of memory");
         for (uint32_t i = 0; i < k->rope_dim / 2; i++) {
             float base = window ? k->rope_base_window : k->rope_base;
             float frequency = powf(base, -2.0f * (float)i / (float)k->rope_dim);
@@ -556,58 +571,32 @@ static void set_frequencies(struct forward *f)
                 frequency /= (k->rope_factors ? k->rope_factors[i] : 1) * k->rope_scale;
             f->frequencies[window][i] = frequency;
         }
-}
-
-static bool floats(struct forward *f, float **out, size_t a, size_t b)
-{
-    size_t n;
-    *out = __builtin_mul_overflow(a, b, &n) ? NULL : calloc(n ? n : 1, sizeof **out);
-    f->bytes += *out ? n * sizeof **out : 0;
-    return *out != NULL;
-}
-
-/* Keys or values of all layers. */
-static bool cache(struct forward *f, uint16_t **out)
-{
-    const struct facts *k = &f->model->facts;
-    size_t n = (size_t)k->layers * k->kv_heads * k->head_dim, size; /* each below 2^21 */
-    void *memory;
-    if (__builtin_mul_overflow(n, f->context * sizeof **out, &size) ||
-        f->backend->alloc(f->backend, size, &memory))
-        return false;
-    *out = memory;
-    f->bytes += size;
-    return true;
-}
-
-static bool allocate(struct forward *f)
-{
-    const struct facts *k = &f->model->facts;
-    size_t n = f->batch, row = (size_t)k->kv_heads * k->head_dim, half = k->rope_dim / 2;
-    bool ok = cache(f, &f->keys) && cache(f, &f->values) && floats(f, &f->x, n, k->width) && floats(f, &f->normed, n, k->width) &&
-              floats(f, &f->q, n, (size_t)k->heads * k->head_dim) && floats(f, &f->k, n, row) &&
-              floats(f, &f->v, n, row) && floats(f, &f->mixed, n, (size_t)k->heads * k->head_dim) &&
-              floats(f, &f->gate, n, k->ffn) && floats(f, &f->up, n, k->ffn) &&
-              floats(f, &f->out, n, k->width) && floats(f, &f->scores, (size_t)team_shares(f->team) * (k->heads / k->kv_heads), f->context);
-    ok = ok && (f->row = malloc(f->model->embedding.unit_size));
-    for (int i = 0; i < 2; i++)
-        ok = ok && floats(f, &f->cosines[i], n, half) && floats(f, &f->sines[i], n, half) &&
-             floats(f, &f->frequencies[i], half, 1);
-    if (k->experts)
-        ok = ok && floats(f, &f->expert_in, n, k->width) && floats(f, &f->expert_out, n, k->width) &&
-             floats(f, &f->shares, n, k->experts) && (f->expert_tokens = calloc(n, sizeof(uint32_t)));
-    const uint64_t widths[] = {k->width, (uint64_t)k->heads * k->head_dim, k->ffn};
-    for (int i = 0; ok && i < 3; i++) {
-        f->inputs[i].cols = widths[i];
-        f->bytes += widths[i] * f->batch * sizeof(float);
-        ok = f->backend->activations_new(f->backend, widths[i], f->batch,
-                                         &f->inputs[i].activations) == 0;
     }
-    return ok;
+    return 0;
+}
+
+static int make(struct forward *f, struct error *err)
+{
+    const struct facts *k = &f->model->facts;
+    const struct workspace_sizes sizes = {f->context,          f->batch,
+                                          f->outputs,          team_shares(f->team),
+                                          f->kv_heads_at_once, f->model->embedding.unit_size};
+    if (k->head_dim % f->backend->head_multiple)
+        return error_set(err, -ENOTSUP,
+                         "%s: heads of %" PRIu32 " elements, which are no multiple of %u",
+                         f->backend->name, k->head_dim, f->backend->head_multiple);
+    int rc = workspace_new(f->backend, k, &sizes, &f->space);
+    rc = rc ? rc : f->backend->event_new(f->backend, &f->done);
+    if (rc)
+        return f->backend->trouble
+                   ? failed(f, err, rc, "setting up")
+                   : error_set(err, rc, "no memory for a context of %" PRIu32, f->context);
+    return set_frequencies(f, err);
 }
 
 int forward_new(const struct run_model *m, struct weights *weights, struct team *team,
-                uint32_t context, uint32_t batch, struct forward **out, struct error *err)
+                uint32_t context, uint32_t batch, uint32_t outputs, struct forward **out,
+                struct error *err)
 {
     struct forward *f = calloc(1, sizeof *f);
     if (!f)
@@ -618,50 +607,37 @@ int forward_new(const struct run_model *m, struct weights *weights, struct team 
     f->team = team;
     f->context = context;
     f->batch = batch;
-    if (!allocate(f)) {
+    f->outputs = outputs;
+    /* One thread has them all at once: on a GPU, that is one call for all. */
+    f->kv_heads_at_once = team_shares(team) == 1 ? m->facts.kv_heads : 1;
+    int rc = make(f, err);
+    if (rc)
         forward_free(f);
-        return error_set(err, -ENOMEM, "no memory for a context of %" PRIu32, context);
-    }
-    set_frequencies(f);
-    *out = f;
-    return 0;
+    else
+        *out = f;
+    return rc;
 }
 
-uint64_t forward_bytes(const struct forward *f) { return f->bytes; }
+uint64_t forward_bytes(const struct forward *f)
+{
+    return f->space.bytes;
+}
 
-void forward_observe(struct forward *f, const struct observer *o) { f->observer = o; }
+void forward_observe(struct forward *f, const struct observer *o)
+{
+    f->observer = o;
+}
 
 void forward_free(struct forward *f)
 {
     if (!f)
         return;
-    float *const all[] = {f->x,
-                          f->normed,
-                          f->q,
-                          f->k,
-                          f->v,
-                          f->mixed,
-                          f->gate,
-                          f->up,
-                          f->out,
-                          f->scores,
-                          f->cosines[0],
-                          f->cosines[1],
-                          f->sines[0],
-                          f->sines[1],
-                          f->frequencies[0],
-                          f->frequencies[1],
-                          f->expert_in,
-                          f->expert_out,
-                          f->shares};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        free(all[i]);
-    free(f->expert_tokens);
-    free(f->row);
-    f->backend->free(f->backend, f->keys);
-    f->backend->free(f->backend, f->values);
-    for (int i = 0; i < 3; i++)
-        if (f->inputs[i].activations)
-            f->backend->activations_free(f->backend, f->inputs[i].activations);
+    if (f->done) {
+        wait_done(f); /* also for what a pass asked for that failed since */
+        f->backend->event_free(f->backend, f->done);
+    }
+    workspace_free(f->backend, &f->space);
+    free(f->frequencies[0]);
+    free(f->frequencies[1]);
     free(f);
 }

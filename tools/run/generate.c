@@ -42,14 +42,14 @@ static const char *text_of(const struct buffer *b)
 }
 
 /* The whole prompt; leaves the logits of its last token. */
-static int prefill(struct engine *e, const struct token_ids *ids, float *logits, struct error *err)
+static int prefill(struct engine *e, const struct token_ids *ids, struct error *err)
 {
     struct progress progress;
     int rc = 0;
     progress_begin(&progress, "reading the prompt", "tokens", ids->count);
     for (uint32_t at = 0, n; !rc && at < ids->count; at += n) {
-        n = (uint32_t)ids->count - at < ENGINE_BATCH ? (uint32_t)ids->count - at : ENGINE_BATCH;
-        rc = forward_run(e->forward, ids->ids + at, n, at, false, logits, err);
+        n = (uint32_t)ids->count - at < e->batch ? (uint32_t)ids->count - at : e->batch;
+        rc = forward_run(e->forward, ids->ids + at, n, at, false, err);
         if (at + n < ids->count) /* there is something to wait for */
             progress_add(&progress, n);
     }
@@ -71,24 +71,39 @@ static int show(const struct engine *e, const struct job *j, uint32_t token, str
     return 0;
 }
 
-/* New tokens until one that ends the text, or there are enough, or the context is full. */
-static int decode(struct engine *e, struct job *j, float *logits, uint32_t *order,
-                  struct outcome *out, struct error *err)
+/* The most probable token is found where the logits are. */
+static int choose(struct engine *e, struct job *j, uint32_t *order, uint32_t *token,
+                  struct error *err)
 {
-    uint32_t position = (uint32_t)out->prompt.count;
+    const float *logits;
+    if (j->sampler.temperature <= 0)
+        return forward_best(e->forward, token, err);
+    int rc = forward_logits(e->forward, &logits, err);
+    if (!rc)
+        *token = sample(&j->sampler, logits, e->model.facts.vocab, order);
+    return rc;
+}
+
+/* New tokens until one that ends the text, or there are enough, or the context is full. */
+static int decode(struct engine *e, struct job *j, uint32_t *order, struct outcome *out,
+                  struct error *err)
+{
+    uint32_t position = (uint32_t)out->prompt.count, token;
     for (uint32_t n = 0; n < j->length; n++, position++) {
-        uint32_t token = sample(&j->sampler, logits, e->model.facts.vocab, order);
+        int rc = choose(e, j, order, &token, err);
+        if (rc)
+            return rc;
         if (e->weights.vocab.tokens[token].end)
             return 0;
         out->tokens[out->count++] = token;
-        int rc = show(e, j, token, out, err);
+        rc = show(e, j, token, out, err);
         if (rc || n + 1 == j->length)
             return rc;
         if (position == e->context) {
             fprintf(stderr, "quantfs-run: the context of %" PRIu32 " tokens is full\n", e->context);
             return 0;
         }
-        rc = forward_run(e->forward, &token, 1, position, false, logits, err);
+        rc = forward_run(e->forward, &token, 1, position, false, err);
         if (rc)
             return rc;
     }
@@ -124,16 +139,14 @@ static int continue_prompt(struct engine *e, struct job *j, struct outcome *out,
                          "the prompt has %zu tokens, and the context is %" PRIu32 " long",
                          out->prompt.count, e->context);
     uint64_t room = (uint64_t)e->context - out->prompt.count + 1;
-    float *logits = calloc(e->model.facts.vocab, sizeof *logits);
     uint32_t *order = calloc(e->model.facts.vocab, sizeof *order);
     out->tokens = calloc(j->length < room ? j->length : room, sizeof *out->tokens);
-    rc = logits && order && out->tokens ? 0 : error_set(err, -ENOMEM, "out of memory");
+    rc = order && out->tokens ? 0 : error_set(err, -ENOMEM, "out of memory");
     double begun = clock_seconds();
-    rc = rc ? rc : prefill(e, &out->prompt, logits, err);
+    rc = rc ? rc : prefill(e, &out->prompt, err);
     out->prefill_seconds = clock_seconds() - begun;
-    rc = rc ? rc : decode(e, j, logits, order, out, err);
+    rc = rc ? rc : decode(e, j, order, out, err);
     out->decode_seconds = clock_seconds() - begun - out->prefill_seconds;
-    free(logits);
     free(order);
     return rc;
 }
@@ -161,19 +174,18 @@ static void print_json(const struct engine *e, const struct outcome *out)
     json_t *ids = json_array();
     for (uint32_t i = 0; i < out->count; i++)
         json_array_append_new(ids, json_integer(out->tokens[i]));
-    json_t *root = json_pack("{s:o, s:I, s:o, s:o, s:f, s:f}", "prompt",
-                             json_text(&out->prompt_text), "prompt_tokens",
-                             (json_int_t)out->prompt.count, "text", json_text(&out->text), "tokens",
-                             ids, "prefill_tok_s", prefill_speed(out), "decode_tok_s",
-                             decode_speed(out));
+    json_t *root = json_pack(
+        "{s:o, s:I, s:o, s:o, s:f, s:f}", "prompt", json_text(&out->prompt_text), "prompt_tokens",
+        (json_int_t)out->prompt.count, "text", json_text(&out->text), "tokens", ids,
+        "prefill_tok_s", prefill_speed(out), "decode_tok_s", decode_speed(out));
     report_json(e, root);
     report_print(root);
 }
 
 static void report(const struct engine *e, const struct outcome *out)
 {
-    fprintf(stderr, "\n# prompt: %zu tokens, %.1f tok/s; generated: %" PRIu32
-                    " tokens, %.1f tok/s\n",
+    fprintf(stderr,
+            "\n# prompt: %zu tokens, %.1f tok/s; generated: %" PRIu32 " tokens, %.1f tok/s\n",
             out->prompt.count, prefill_speed(out), out->count, decode_speed(out));
     report_end(e, out->prefill_seconds + out->decode_seconds, stderr);
 }
@@ -187,6 +199,7 @@ static int generate(struct job *j, struct outcome *out, struct error *err)
     if (!j->options.quiet)
         report_plan(&e, stderr);
     rc = continue_prompt(&e, j, out, err);
+    rc = rc ? rc : engine_trace(&e, err);
     if (!rc && !j->options.quiet)
         report(&e, out);
     if (!rc && j->options.json)
@@ -234,6 +247,7 @@ int run_generate(const struct command *self, int argc, char **argv)
         {"seed",   required_argument, NULL, 'S'},
         {"chat",   no_argument,       NULL, 'C'},
         {"system", required_argument, NULL, 'Y'},
+        RUN_OPTIONS_MACHINE_LONG,
         RUN_OPTIONS_LONG
     };
     struct job j = {

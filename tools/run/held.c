@@ -66,7 +66,7 @@ static int load(struct held *h, struct held_matrix *m, struct error *err)
     struct backend *b = h->weights->backend;
     m->floats = *s;
     m->floats.format = &formats[FORMAT_F32];
-    m->floats.order = NULL;
+    m->floats.order = m->floats.backend_order = NULL;
     bool good = weight_set_units(&m->floats);
     uint64_t floats = size_of(&m->floats), stored = size_of(s);
     if (!good || b->alloc(b, floats > stored ? floats : stored, &m->memory))

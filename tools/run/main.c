@@ -15,7 +15,7 @@ static const struct command commands[] = {
      "      --temp T         temperature; 0 takes the most probable token (0.8)\n"
      "      --top-k K        of the K most probable tokens only; 0: of all (40)\n"
      "      --top-p P        of the most probable that make up P together (0.95)\n"
-     "      --seed S         the same seed gives the same text\n" RUN_OPTIONS_HELP "\n"
+     "      --seed S         the same seed gives the same text\n" RUN_OPTIONS_MACHINE_HELP RUN_OPTIONS_HELP "\n"
      "The new text goes to stdout, and nothing else does. What is expected and what was done is\n"
      "told on stderr, in lines that begin with #. Chat templates are recognised, not run: ChatML\n"
      "(Qwen, SmolLM), Llama 2 and 3, Mistral, Gemma, Phi 3 and Zephyr; what a template adds by\n"
@@ -29,7 +29,7 @@ static const struct command commands[] = {
      "      --save-logits BASE\n"
      "                       save what the model expects, for comparisons\n"
      "      --kl-divergence BASE\n"
-     "                       compare with it; BASE has the text and the context\n" RUN_OPTIONS_HELP "\n"
+     "                       compare with it; BASE has the text and the context\n" RUN_OPTIONS_MACHINE_HELP RUN_OPTIONS_HELP "\n"
      "The figures are llama.cpp's: the text is cut into chunks, and of each the second half is\n"
      "what is predicted. BASE is a file as llama-perplexity --kl-divergence-base reads and writes\n"
      "it. It takes two bytes for each token of the vocabulary and each one predicted, and is\n"
@@ -63,7 +63,7 @@ static const struct command commands[] = {
      "  -p, --prompt N       tokens of a prompt, taken in at once (512); 0: none\n"
      "  -n, --length N       tokens decoded one after the other (128); 0: none\n"
      "  -c, --context N      tokens that are remembered (as many as are needed)\n"
-     "      --repeats N      the best of so many (3)\n" RUN_OPTIONS_HELP "\n"
+     "      --repeats N      the best of so many (3)\n" RUN_OPTIONS_MACHINE_HELP RUN_OPTIONS_HELP "\n"
      "The figures are those of llama-bench's pp and tg.\n\n"
      "Example: quantfs-run bench mnt/SmolLM2/gguf/SmolLM2-Q4_K_M.gguf\n",                     run_bench     },
     {"plan",       "FILE.gguf | --config CONFIG.json", "show what will fit and how fast it will be",

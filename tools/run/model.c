@@ -15,16 +15,15 @@ struct finder {
     struct error *err;
 };
 
-static const float *vector(struct finder *f, const char *name, uint64_t n, bool required)
+/* out: in the layer, where it stays. */
+static void vector(struct finder *f, const char *name, uint64_t n, bool required, const float **out)
 {
     char full[GGUF_NAME_MAX + 1];
-    const float *out = NULL;
     snprintf(full, sizeof full, "blk.%" PRIu32 ".%s", f->layer, name);
     if (!f->rc)
-        f->rc = weights_vector(f->weights, full, n, &out, f->err);
-    if (!f->rc && required && !out)
+        f->rc = weights_vector(f->weights, full, n, out, f->err);
+    if (!f->rc && required && !*out)
         f->rc = error_set(f->err, -EINVAL, "tensor \"%s\" is missing", full);
-    return out;
 }
 
 static int check_shape(const struct weight *m, const char *name, uint64_t rows, uint64_t cols,
@@ -73,16 +72,16 @@ static void find_ffn(struct finder *f, const struct facts *k, struct layer *l)
 static void find_layer(struct finder *f, const struct facts *k, struct layer *l)
 {
     uint64_t q = (uint64_t)k->heads * k->head_dim, kv = (uint64_t)k->kv_heads * k->head_dim;
-    l->attn_norm = vector(f, "attn_norm.weight", k->width, true);
-    l->ffn_norm = vector(f, "ffn_norm.weight", k->width, true);
-    l->q_bias = vector(f, "attn_q.bias", q, false);
-    l->k_bias = vector(f, "attn_k.bias", kv, false);
-    l->v_bias = vector(f, "attn_v.bias", kv, false);
-    l->o_bias = vector(f, "attn_output.bias", k->width, false);
-    l->q_norm = vector(f, "attn_q_norm.weight", k->head_dim, false);
-    l->k_norm = vector(f, "attn_k_norm.weight", k->head_dim, false);
-    l->attn_post_norm = vector(f, "post_attention_norm.weight", k->width, false);
-    l->ffn_post_norm = vector(f, "post_ffw_norm.weight", k->width, false);
+    vector(f, "attn_norm.weight", k->width, true, &l->attn_norm);
+    vector(f, "ffn_norm.weight", k->width, true, &l->ffn_norm);
+    vector(f, "attn_q.bias", q, false, &l->q_bias);
+    vector(f, "attn_k.bias", kv, false, &l->k_bias);
+    vector(f, "attn_v.bias", kv, false, &l->v_bias);
+    vector(f, "attn_output.bias", k->width, false, &l->o_bias);
+    vector(f, "attn_q_norm.weight", k->head_dim, false, &l->q_norm);
+    vector(f, "attn_k_norm.weight", k->head_dim, false, &l->k_norm);
+    vector(f, "post_attention_norm.weight", k->width, false, &l->attn_post_norm);
+    vector(f, "post_ffw_norm.weight", k->width, false, &l->ffn_post_norm);
     l->q = matrix(f, "attn_q", 0, q, k->width);
     l->k = matrix(f, "attn_k", 0, kv, k->width);
     l->v = matrix(f, "attn_v", 0, kv, k->width);
@@ -107,7 +106,7 @@ static int find_ends(struct weights *w, struct run_model *m, struct error *err)
     rc = rc ? rc : weights_vector(w, "output.bias", f->vocab, &m->output_bias, err);
     if (!rc && !m->output_norm)
         rc = error_set(err, -EINVAL, "tensor \"output_norm.weight\" is missing");
-    return rc ? rc : weights_vector(w, "rope_freqs.weight", f->rope_dim / 2, &f->rope_factors, err);
+    return rc ? rc : weights_floats(w, "rope_freqs.weight", f->rope_dim / 2, &f->rope_factors, err);
 }
 
 int run_model_open(struct weights *w, struct run_model *m, struct error *err)

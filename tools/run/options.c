@@ -46,6 +46,13 @@ bool run_options_take(struct run_options *o, int c, const char *argument)
     case 'i':
         o->io = strcmp(argument, "uring") == 0 ? READER_URING : READER_PREAD;
         return o->io == READER_URING || strcmp(argument, "pread") == 0;
+    case 'b': return machine_by_name(argument, &o->machine);
+    case 'v': return size_parse(argument, &o->vram) && o->vram > 0;
+    case 'l':
+        o->lift_given = true;
+        o->lift = strcmp(argument, "mapped") == 0 ? LIFT_MAPPED : LIFT_COPY;
+        return o->lift == LIFT_MAPPED || strcmp(argument, "copy") == 0;
+    case 'x': o->trace = argument; return true;
     case 'j': o->json = true; return true;
     case 'q': o->quiet = true; return true;
     default: return false;

@@ -75,14 +75,16 @@ static int score_token(struct run *r, uint32_t chunk, uint32_t row, const float 
     return r->saves ? baseline_write_row(&r->writer, logits, err) : 0;
 }
 
-static int score_chunk(struct run *r, uint32_t chunk, float *logits, struct error *err)
+static int score_chunk(struct run *r, uint32_t chunk, struct error *err)
 {
     struct engine *e = &r->engine;
     uint32_t n = e->context, vocab = e->model.facts.vocab, batch;
     const uint32_t *tokens = chunks_get(&e->weights.vocab, &r->ids, n, chunk);
     for (uint32_t at = 0; at < n; at += batch) {
-        batch = n - at < ENGINE_BATCH ? n - at : ENGINE_BATCH;
-        int rc = forward_run(e->forward, tokens + at, batch, at, true, logits, err);
+        const float *logits;
+        batch = n - at < e->batch ? n - at : e->batch;
+        int rc = forward_run(e->forward, tokens + at, batch, at, true, err);
+        rc = rc ? rc : forward_logits(e->forward, &logits, err);
         for (uint32_t i = at; !rc && i < at + batch; i++)
             if (i >= n / 2 && i + 1 < n)
                 rc = score_token(r, chunk, i - n / 2, logits + (size_t)(i - at) * vocab,
@@ -96,16 +98,13 @@ static int score_chunk(struct run *r, uint32_t chunk, float *logits, struct erro
 static int score_chunks(struct run *r, struct error *err)
 {
     struct progress progress;
-    size_t batch = r->engine.context < ENGINE_BATCH ? r->engine.context : ENGINE_BATCH;
-    float *logits = calloc(batch * r->engine.model.facts.vocab, sizeof *logits);
-    int rc = logits ? 0 : error_set(err, -ENOMEM, "out of memory");
+    int rc = 0;
     progress_begin(&progress, "perplexity", "chunks", r->chunks);
     for (uint32_t c = 0; !rc && c < r->chunks; c++) {
-        rc = score_chunk(r, c, logits, err);
+        rc = score_chunk(r, c, err);
         progress_add(&progress, !rc);
     }
     progress_end(&progress);
-    free(logits);
     return rc;
 }
 
@@ -171,7 +170,9 @@ static int score_text(struct run *r, const struct job *j, struct error *err)
 /* context: where the options do not say */
 static int run_engine(struct run *r, const struct job *j, uint32_t context, struct error *err)
 {
-    int rc = engine_open(&r->engine, j->model, &j->options, context, err);
+    struct run_options options = j->options;
+    options.all_logits = true;
+    int rc = engine_open(&r->engine, j->model, &options, context, err);
     if (rc)
         return rc;
     bool told = !j->options.quiet && !j->options.json;
@@ -179,6 +180,7 @@ static int run_engine(struct run *r, const struct job *j, uint32_t context, stru
         report_plan(&r->engine, stderr);
     double begun = clock_seconds();
     rc = score_text(r, j, err);
+    rc = rc ? rc : engine_trace(&r->engine, err);
     if (!rc && told)
         report_end(&r->engine, clock_seconds() - begun, stderr);
     if (!rc && j->options.json) {
@@ -279,6 +281,7 @@ int run_perplexity(const struct command *self, int argc, char **argv)
         {"chunks",        required_argument, NULL, 'n'},
         {"save-logits",   required_argument, NULL, 'S'},
         {"kl-divergence", required_argument, NULL, 'K'},
+        RUN_OPTIONS_MACHINE_LONG,
         RUN_OPTIONS_LONG
     };
     struct job j = {0};

@@ -1,25 +1,32 @@
 /* SPDX-License-Identifier: MIT
  *
- * Where weights go: what is resident is loaded, and what is not is cut into pieces for the ring.
+ * Where weights go: what is resident is loaded, and what is not is cut into pieces. Where the backend
+ * has memory of its own, as many of them as the host has room for are held in its memory, the others
+ * come through the ring, and all are lifted.
  */
 #include "tools/command.h"
-#include "tools/run/weights.h"
+#include "tools/run/pieces.h"
+#include "tools/run/upload.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <sys/mman.h>
 
 enum {
     PIECE_LARGE = 1 << 20,
     PIECE_SMALL = 256 << 10,
     LARGE_RING = 16 << 20, /* from here on pieces are large */
     SLOTS_LEAST = 2,       /* one runs, one lands */
-    RUN_ALIGNMENT = 64,    /* of what is resident */
+    RUN_ALIGNMENT = 64,    /* of what is resident, or held */
+    /* Small copies never reach a link's rate; one of 4 MiB takes PCIe 4 160 us. A fourth slot was
+     * worth 8 % elsewhere, more of them nothing. */
+    PIECE_LIFTED = 4 << 20,
+    LARGE_MEMORY = 256 << 20, /* a device's, from here on pieces are that large */
+    LIFT_SLOTS = 4,
+    LIFT_SLOTS_LEAST = 3,
+    HOST_RING = 256 << 20, /* enough for any disk to be busy */
+    PAGE = 4096,
 };
 
 /* ---- what is resident ---- */
@@ -54,22 +61,23 @@ static uint64_t share_out(struct weights *w)
         struct weight *m = w->order[i];
         if (i == 0 || !same_block(w->order[i - 1], m))
             left = w->blocks[block++].resident;
-        uint64_t units = left / m->unit_size;
-        m->resident_units = units < m->units ? units : m->units;
+        uint64_t units = left / m->unit_size, step = pieces_step(w, m);
+        m->resident_units = units < m->units ? units / step * step : m->units;
         left -= m->resident_units * m->unit_size;
         w->resident_bytes += m->resident_units * m->unit_size;
-        at += (m->resident_units * m->unit_size + RUN_ALIGNMENT - 1) / RUN_ALIGNMENT * RUN_ALIGNMENT;
+        at +=
+            (m->resident_units * m->unit_size + RUN_ALIGNMENT - 1) / RUN_ALIGNMENT * RUN_ALIGNMENT;
     }
     return at;
 }
 
-static int load_rows(struct weights *w, uint8_t *to, uint64_t offset, uint64_t size,
-                     struct progress *progress, struct error *err)
+static int load_rows(struct weights *w, struct upload *u, uint8_t *to, uint64_t offset,
+                     uint64_t size, struct progress *progress, struct error *err)
 {
     enum { CHUNK = 16 << 20 };
     for (uint64_t at = 0, n; at < size; at += n) {
         n = size - at < CHUNK ? size - at : CHUNK;
-        int rc = source_read(w->file, to + at, offset + at, n, err);
+        int rc = upload_file(u, to + at, w->file, offset + at, n, err);
         if (rc)
             return rc;
         progress_add(progress, n);
@@ -80,224 +88,78 @@ static int load_rows(struct weights *w, uint8_t *to, uint64_t offset, uint64_t s
 static int load_resident(struct weights *w, struct error *err)
 {
     uint64_t size = share_out(w), at = 0;
-    int rc = w->backend->alloc(w->backend, size, &w->memory);
+    struct upload upload;
+    struct progress progress;
+    int rc = w->backend->alloc(w->backend, size ? size : 1, &w->memory);
     if (rc)
         return error_set(err, rc, "no memory for %" PRIu64 " bytes of weights", size);
-    struct progress progress;
+    rc = upload_open(w->backend, &upload, err);
     progress_begin(&progress, "loading", NULL, w->resident_bytes);
     for (size_t i = 0; !rc && i < w->count; i++) {
         struct weight *m = w->order[i];
         uint64_t bytes = m->resident_units * m->unit_size;
-        m->resident = (uint8_t *)w->memory + at;
-        rc = load_rows(w, (uint8_t *)w->memory + at, m->offset, bytes, &progress, err);
+        uint8_t *to = (uint8_t *)w->memory + at;
+        m->resident = to;
+        rc = load_rows(w, &upload, to, m->offset, bytes, &progress, err);
         at += (bytes + RUN_ALIGNMENT - 1) / RUN_ALIGNMENT * RUN_ALIGNMENT;
     }
     progress_end(&progress);
+    upload_close(&upload);
+    return rc;
+}
+
+int weights_send(struct weights *w, struct error *err)
+{
+    struct upload upload;
+    size_t size = 0;
+    if (w->backend->unified)
+        return 0;
+    for (const struct sending *s = w->sendings; s; s = s->next)
+        size += (s->size + RUN_ALIGNMENT - 1) / RUN_ALIGNMENT * RUN_ALIGNMENT;
+    int rc = w->backend->alloc(w->backend, size, &w->sent);
+    if (rc)
+        return error_set(err, rc, "no memory for %zu bytes of norms", size);
+    rc = upload_open(w->backend, &upload, err);
+    uint8_t *to = w->sent;
+    for (const struct sending *s = w->sendings; !rc && s; s = s->next) {
+        rc = upload_bytes(&upload, to, *s->where, s->size, err);
+        *s->where = to;
+        to += (s->size + RUN_ALIGNMENT - 1) / RUN_ALIGNMENT * RUN_ALIGNMENT;
+    }
+    upload_close(&upload);
     return rc;
 }
 
 /* ---- what is not ---- */
 
-static uint64_t units_of_piece(const struct weight *m, uint64_t target)
-{
-    return target > m->unit_size ? target / m->unit_size : 1;
-}
-
-/* Of a ring whose pieces have about this many bytes, or are tiles. */
-static uint64_t slot_size(const struct weights *w, uint64_t target)
-{
-    uint64_t most = 0;
-    for (size_t i = 0; i < w->count; i++) {
-        uint64_t size = units_of_piece(w->order[i], target) * w->order[i]->unit_size;
-        most = size > most ? size : most;
-    }
-    for (size_t i = 0; i < w->tiles.extents.count; i++)
-        if (w->tiles.extents.items[i].length > most)
-            most = w->tiles.extents.items[i].length;
-    return ring_slot_size(most);
-}
-
 uint64_t weights_ring_least(const struct weights *w)
 {
-    return SLOTS_LEAST * slot_size(w, PIECE_SMALL);
+    return SLOTS_LEAST * pieces_slot_size(w, PIECE_SMALL);
 }
 
-/* Units of the piece that begins at one: those of the tile that begins there; else so many that the
- * next piece can be a tile. */
-static uint64_t units_from(const struct weights *w, const struct weight *m, uint64_t unit, uint64_t n)
+/* Bytes of a piece that is lifted, about; ring: of the host's, if it needs one. */
+static uint64_t lifted_target(const struct weights *w, uint64_t budget, uint64_t ring)
 {
-    uint64_t offset = m->offset + unit * m->unit_size, left = m->units - unit;
-    const struct extent *tile = extents_file_find(&w->tiles, offset);
-    uint64_t units = left < n ? left : n;
-    if (!tile)
-        return units;
-    uint64_t until = tile->offset > offset ? tile->offset - offset : tile->length;
-    if (until % m->unit_size || until / m->unit_size > left)
-        return units;
-    return tile->offset == offset || until / m->unit_size < units ? until / m->unit_size : units;
+    bool large = budget >= LARGE_MEMORY && ring >= SLOTS_LEAST * pieces_slot_size(w, PIECE_LIFTED);
+    return large ? PIECE_LIFTED : PIECE_SMALL;
 }
 
-static struct piece *add_piece(struct weights *w)
+void weights_lift_slots(const struct weights *w, uint64_t budget, uint64_t ring, uint32_t *count,
+                        uint64_t *size)
 {
-    if (w->piece_count == w->piece_capacity) {
-        size_t capacity = w->piece_capacity ? 2 * w->piece_capacity : 1024;
-        struct piece *pieces = realloc(w->pieces, capacity * sizeof *pieces);
-        if (!pieces)
-            return NULL;
-        w->pieces = pieces;
-        w->piece_capacity = capacity;
-    }
-    return &w->pieces[w->piece_count++];
+    *size = pieces_slot_size(w, lifted_target(w, budget, ring));
+    *count = LIFT_SLOTS * *size <= budget / 4 ? LIFT_SLOTS : LIFT_SLOTS_LEAST;
 }
 
-static int cut(struct weights *w, uint64_t target)
+uint64_t weights_slots_least(const struct weights *w, enum lift_kind kind)
 {
-    for (size_t i = 0; i < w->count; i++) {
-        struct weight *m = w->order[i];
-        m->piece = w->piece_count;
-        for (uint64_t unit = m->resident_units, n; unit < m->units; unit += n) {
-            struct piece *p = add_piece(w);
-            if (!p)
-                return -ENOMEM;
-            n = units_from(w, m, unit, units_of_piece(m, target));
-            *p = (struct piece){.offset = m->offset + unit * m->unit_size,
-                                .size = (uint32_t)(n * m->unit_size),
-                                .layer = m->layer,
-                                .expert = m->expert};
-        }
-    }
-    return 0;
+    return kind == LIFT_COPY ? LIFT_SLOTS_LEAST * pieces_slot_size(w, PIECE_SMALL) : 0;
 }
 
-/* ---- where it lies ---- */
+/* ---- in the backend's memory and the ring, which is the host's ---- */
 
-/* Past the page cache if that can be: what is streamed would only push out what is of use there. */
-static int open_direct(const char *path, bool *direct)
+static int place_unified(struct weights *w, const struct placing *p, struct error *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
-    *direct = fd >= 0;
-    return fd >= 0 ? fd : open(path, O_RDONLY | O_CLOEXEC);
-}
-
-/* The model's file once more. In a mount it is read with the page cache, as the mount likes it. */
-static int add_file(struct weights *w, int *file, struct error *err)
-{
-    const char *path = source_path(w->file);
-    struct stat st;
-    struct source_identity id;
-    int fd = w->mounted ? open(path, O_RDONLY | O_CLOEXEC) : open_direct(path, &w->direct);
-    if (fd < 0 || fstat(fd, &st)) {
-        int rc = error_set(err, -errno, "%s", strerror(errno));
-        if (fd >= 0)
-            close(fd);
-        return rc;
-    }
-    source_identity_of(&st, &id);
-    if (memcmp(&id, source_identity(w->file), sizeof id)) {
-        close(fd);
-        return error_set(err, -ESTALE, "the file has just been changed");
-    }
-    return reader_add(ring_reader(w->ring), fd, file);
-}
-
-/* An object of the mount's cache, by its path; -1 where it cannot be had. */
-static int find_object(struct weights *w, const char *path)
-{
-    for (struct object *o = w->objects; o; o = o->next)
-        if (strcmp(o->path, path) == 0)
-            return o->file;
-    struct object *o = arena_alloc(&w->arena, sizeof *o);
-    char *copy = arena_strdup(&w->arena, path);
-    if (!o || !copy)
-        return -1;
-    bool direct;
-    int fd = open_direct(path, &direct);
-    *o = (struct object){copy, -1, w->objects};
-    w->objects = o;
-    if (fd < 0 || reader_add(ring_reader(w->ring), fd, &o->file))
-        return -1;
-    w->direct |= direct;
-    return o->file;
-}
-
-/* Pieces that lie in objects are read there from now on. */
-static void place_in_objects(struct weights *w)
-{
-    int file = -1;
-    uint32_t object = EXTENT_NOWHERE; /* that `file` is: neighbours share one */
-    w->unplaced = 0;
-    for (size_t i = 0; i < w->piece_count; i++) {
-        struct piece *p = &w->pieces[i];
-        const struct extent *tile = extents_file_find(&w->tiles, p->offset);
-        if (p->place == PLACE_OBJECT || !tile || tile->offset != p->offset ||
-            tile->length != p->size)
-            continue;
-        if (tile->object != object)
-            file = tile->object == EXTENT_NOWHERE
-                       ? -1
-                       : find_object(w, w->tiles.extents.objects[tile->object]);
-        object = tile->object;
-        if (file < 0) {
-            w->unplaced++;
-            continue;
-        }
-        p->place = PLACE_OBJECT;
-        p->file = file;
-        p->at = tile->at;
-        p->checksum = tile->checksum;
-        p->seed = tile->seed;
-    }
-}
-
-/* Objects are files, and there may be many. */
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
-void weights_look_again(struct weights *w)
-{
-    struct extents_file tiles;
-    if (!w->unplaced || !extents_file_open(&tiles, source_path(w->file)))
-        return;
-    extents_file_close(&w->tiles);
-    w->tiles = tiles;
-    place_in_objects(w);
-}
-
-static int open_ring(struct weights *w, uint64_t target, enum reader_kind io, struct error *err)
-{
-    int rc = cut(w, target), file;
-    if (rc)
-        return error_set(err, rc, "out of memory");
-    raise_descriptor_limit();
-    rc = ring_open(w->pieces, w->piece_count, w->slot_size, w->slots, io, w->file, &w->ring, err);
-    rc = rc ? rc : add_file(w, &file, err);
-    if (rc)
-        return rc;
-    for (size_t i = 0; i < w->piece_count; i++) {
-        w->pieces[i].place = w->mounted ? PLACE_MOUNT : PLACE_FILE;
-        w->pieces[i].file = file;
-        w->pieces[i].at = w->pieces[i].offset;
-    }
-    if (w->mounted)
-        place_in_objects(w);
-    return 0;
-}
-
-int weights_place(struct weights *w, const struct placing *p, struct error *err)
-{
-    int rc = weights_blocks(w, p->expert_share, err);
-    if (rc)
-        return rc;
-    if (w->bytes <= p->budget) {
-        plan_place(w->blocks, w->block_count, w->bytes);
-        return load_resident(w, err);
-    }
     uint64_t least = weights_ring_least(w);
     uint64_t ring = p->ring ? p->ring : plan_ring(w->blocks, w->block_count, p->budget, least);
     uint64_t target = ring >= LARGE_RING ? PIECE_LARGE : PIECE_SMALL;
@@ -306,9 +168,157 @@ int weights_place(struct weights *w, const struct placing *p, struct error *err)
                          "a ring of %" PRIu64 " bytes is %s: at least %" PRIu64
                          " are needed, and there are %" PRIu64,
                          ring, ring < least ? "too small" : "too large", least, p->budget);
-    w->slot_size = slot_size(w, target);
+    w->slot_size = pieces_slot_size(w, target);
     w->slots = ring / w->slot_size > SLOTS_LEAST ? ring / w->slot_size : SLOTS_LEAST;
     plan_place(w->blocks, w->block_count, p->budget - ring);
-    rc = load_resident(w, err);
-    return rc ? rc : open_ring(w, target, p->io, err);
+    int rc = load_resident(w, err);
+    if (!rc && pieces_cut(w, target))
+        rc = error_set(err, -ENOMEM, "out of memory");
+    return rc ? rc : pieces_open_ring(w, p->io, err);
+}
+
+/* ---- in the memory of a device, and that of the host ---- */
+
+static uint64_t aligned(uint64_t n, uint64_t alignment)
+{
+    return (n + alignment - 1) / alignment * alignment;
+}
+
+/* Chooses pieces to be held, of so many bytes at most, evenly between those that are read: the disk
+ * goes on while others are lifted. Returns the bytes that they take. */
+static uint64_t choose_held(struct weights *w, uint64_t room, bool *held)
+{
+    uint64_t all = 0, passed = 0, taken = 0;
+    for (size_t i = 0; i < w->piece_count; i++)
+        all += aligned(w->pieces[i].size, RUN_ALIGNMENT);
+    for (size_t i = 0; i < w->piece_count; i++) {
+        uint64_t size = aligned(w->pieces[i].size, RUN_ALIGNMENT);
+        passed += size;
+        held[i] =
+            room >= all || (double)(taken + size) <= (double)room / (double)all * (double)passed;
+        taken += held[i] ? size : 0;
+        w->held_bytes += held[i] ? w->pieces[i].size : 0;
+    }
+    return taken;
+}
+
+/* Reads what is held, once its memory is pinned: a driver that refuses so much says it at once. */
+static int load_held(struct weights *w, struct error *err)
+{
+    struct progress progress;
+    int rc = 0;
+    progress_begin(&progress, "loading into RAM", NULL, w->held_bytes);
+    for (size_t i = 0; !rc && i < w->piece_count; i++) {
+        const struct piece *p = &w->pieces[i];
+        if (!p->held)
+            continue;
+        rc = source_read(w->file, (uint8_t *)p->held, p->offset, p->size, err);
+        progress_add(&progress, p->size);
+    }
+    progress_end(&progress);
+    return rc;
+}
+
+/* Makes room for what is to be held, of so many bytes at most. */
+static int hold(struct weights *w, uint64_t room, struct error *err)
+{
+    bool *held = calloc(w->piece_count, sizeof *held);
+    if (!held)
+        return error_set(err, -ENOMEM, "out of memory");
+    w->held_size = aligned(choose_held(w, room, held), PAGE);
+    if (w->held_size) {
+        void *p =
+            mmap(NULL, w->held_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        w->held = p == MAP_FAILED ? NULL : p;
+    }
+    uint8_t *to = w->held;
+    for (size_t i = 0; to && i < w->piece_count; i++) {
+        w->pieces[i].held = held[i] ? to : NULL;
+        to += held[i] ? aligned(w->pieces[i].size, RUN_ALIGNMENT) : 0;
+    }
+    free(held);
+    return w->held || !w->held_size ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
+static bool all_held(const struct weights *w)
+{
+    for (size_t i = 0; i < w->piece_count; i++)
+        if (!w->pieces[i].held)
+            return false;
+    return true;
+}
+
+/* Kernels read pieces where they land, which is where they lie within a page of the file. */
+static int check_mapped(const struct weights *w, struct error *err)
+{
+    for (size_t i = 0; i < w->piece_count; i++)
+        if (!w->pieces[i].held && w->pieces[i].offset % w->backend->run_alignment)
+            return error_set(err, -ENOTSUP,
+                             "weights at byte %" PRIu64 " of the file are not aligned to %u bytes:"
+                             " they cannot be read where they land; --lift=copy can",
+                             w->pieces[i].offset, w->backend->run_alignment);
+    return 0;
+}
+
+/* So many bytes of the host's memory are for the ring, if not all pieces can be held. */
+static int place_host(struct weights *w, const struct placing *p, struct error *err)
+{
+    uint64_t lifted = w->bytes - w->resident_bytes, least = SLOTS_LEAST * w->slot_size;
+    uint64_t slack = w->piece_count * RUN_ALIGNMENT, ring = p->ring ? p->ring : HOST_RING;
+    if (p->host >= lifted + slack)
+        return hold(w, lifted + slack, err);
+    if (!p->ring)
+        ring = ring < p->host / 2 ? ring : p->host / 2 > least ? p->host / 2 : least;
+    if (ring < least || ring > p->host)
+        return error_set(err, -ENOMEM,
+                         "a ring of %" PRIu64 " bytes is %s: at least %" PRIu64
+                         " are needed, and there are %" PRIu64,
+                         ring, ring < least ? "too small" : "too large", least, p->host);
+    w->slots = ring / w->slot_size;
+    int rc = hold(w, p->host - ring, err);
+    rc = rc || all_held(w) ? rc : pieces_open_ring(w, p->io, err);
+    return rc || !w->mapped ? rc : check_mapped(w, err);
+}
+
+static int place_lifted(struct weights *w, const struct placing *p, struct error *err)
+{
+    uint64_t ring = p->ring ? p->ring : p->host / 2;
+    w->mapped = p->lift == LIFT_MAPPED;
+    weights_lift_slots(w, p->budget, ring, &w->lift_slots, &w->slot_size);
+    w->lift_slots = w->mapped ? 0 : w->lift_slots;
+    uint64_t slots = w->lift_slots * w->slot_size;
+    if (slots > p->budget)
+        return error_set(err, -ENOMEM,
+                         "%" PRIu64 " bytes are too few for %" PRIu32 " slots of %" PRIu64,
+                         p->budget, w->lift_slots, w->slot_size);
+    plan_place(w->blocks, w->block_count, p->budget - slots);
+    int rc = load_resident(w, err);
+    if (!rc && pieces_cut(w, lifted_target(w, p->budget, ring)))
+        rc = error_set(err, -ENOMEM, "out of memory");
+    rc = rc ? rc : place_host(w, p, err);
+    const struct lift_parts parts = {
+        p->lift,      w->pieces,     w->piece_count, w->ring,      w->ring ? w->slots : 0,
+        w->slot_size, w->lift_slots, w->held,        w->held_size, p->traced};
+    rc = rc ? rc : lift_open(w->backend, &parts, &w->lift, err);
+    return rc ? rc : load_held(w, err);
+}
+
+/* Runs begin at multiples of RUN_ALIGNMENT, which the budget is for, too. */
+static uint64_t alignment_slack(const struct weights *w)
+{
+    return w->backend->unified ? 0 : w->count * RUN_ALIGNMENT;
+}
+
+int weights_place(struct weights *w, const struct placing *p, struct error *err)
+{
+    struct placing rest = *p;
+    int rc = weights_blocks(w, p->expert_share, err);
+    if (rc)
+        return rc;
+    rest.budget -= alignment_slack(w) < rest.budget ? alignment_slack(w) : rest.budget;
+    if (w->bytes <= rest.budget) {
+        plan_place(w->blocks, w->block_count, w->bytes);
+        return load_resident(w, err);
+    }
+    return w->backend->unified ? place_unified(w, &rest, err) : place_lifted(w, &rest, err);
 }

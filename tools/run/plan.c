@@ -120,17 +120,6 @@ uint64_t plan_ring(const struct plan_block *blocks, size_t count, uint64_t budge
     return size > least ? size : least;
 }
 
-uint64_t plan_largest_layer(const struct plan_block *blocks, size_t count)
-{
-    uint64_t most = 0, bytes = 0;
-    for (size_t b = 0; b < count; b++) {
-        bytes =
-            b && blocks[b - 1].layer == blocks[b].layer ? bytes + blocks[b].bytes : blocks[b].bytes;
-        most = bytes > most ? bytes : most;
-    }
-    return most;
-}
-
 uint64_t plan_cache(const struct plan_sizes *s, uint32_t context)
 {
     return 2 * s->layers * context * s->keys * sizeof(uint16_t);

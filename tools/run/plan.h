@@ -55,9 +55,6 @@ double plan_prefill(double streamed, double weights, uint32_t batch, double link
  * a quarter of the budget at most, and what the smallest ring takes at least. */
 uint64_t plan_ring(const struct plan_block *blocks, size_t count, uint64_t budget, uint64_t least);
 
-/* Bytes of the layer that has most of them, its experts among them; the output is one, too. */
-uint64_t plan_largest_layer(const struct plan_block *blocks, size_t count);
-
 /* Rows and columns of a model's matrices. */
 struct plan_sizes {
     uint64_t layers, width, queries, keys, ffn, vocab, experts; /* queries, keys: of all heads */

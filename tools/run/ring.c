@@ -57,8 +57,8 @@ static bool next_piece(struct ring *r, size_t *piece)
 {
     for (;;) {
         const struct piece *p = &r->pieces[r->next];
-        bool wanted = true;
-        if (p->expert != PIECE_ALWAYS) {
+        bool wanted = !p->held;
+        if (wanted && p->expert != PIECE_ALWAYS) {
             const struct choice *c = &r->choices[p->layer];
             if (c->pass != r->next_pass)
                 return false;

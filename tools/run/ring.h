@@ -36,6 +36,7 @@ struct piece {
     uint64_t at;
     uint64_t checksum, seed; /* XXH3, of a piece in an object */
     bool proven;             /* its checksum was right before */
+    const uint8_t *held; /* in memory, so that the ring passes it by; NULL: it is not */
 };
 
 struct ring_stats {
@@ -49,7 +50,7 @@ struct ring;
 /* Slots must have this size for a piece wherever it lies. */
 uint64_t ring_slot_size(uint64_t piece_size);
 
-/* pieces: in the order of a pass; the ring keeps pointing to them. whole: the model's file, out of
+/* pieces: in the order of a pass, not all of them held; the ring keeps pointing to them. whole: the model's file, out of
  * which all pieces come right. -errno with a sentence. */
 int ring_open(struct piece *pieces, size_t count, uint64_t slot_size, uint64_t slots,
               enum reader_kind kind, struct source *whole, struct ring **out, struct error *err);
@@ -59,7 +60,7 @@ struct reader *ring_reader(struct ring *r);
 const void *ring_memory(const struct ring *r);
 const struct ring_stats *ring_stats(const struct ring *r);
 
-/* A pass begins. All pieces of the last have been given back. */
+/* A pass begins. All pieces of the last have been taken. */
 void ring_begin(struct ring *r);
 
 /* Which experts of a layer this pass takes; none of their pieces is asked for before. chosen is by

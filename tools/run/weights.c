@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { UNIT_MAX = 64 << 20 };
 
@@ -24,7 +25,9 @@ static int load_header(struct weights *w, struct error *err)
 
 int weights_open(struct weights *w, const char *path, struct backend *backend, struct error *err)
 {
-    *w = (struct weights){.backend = backend, .set = source_set_new(1, &w->stats)};
+    *w = (struct weights){.backend = backend,
+                          .run_alignment = backend ? backend->run_alignment : 0,
+                          .set = source_set_new(1, &w->stats)};
     int rc = w->set ? source_open(w->set, &anywhere, path, &w->file, err)
                     : error_set(err, -ENOMEM, "out of memory");
     rc = rc ? rc : load_header(w, err);
@@ -37,9 +40,14 @@ int weights_open(struct weights *w, const char *path, struct backend *backend, s
 
 void weights_close(struct weights *w)
 {
+    lift_close(w->lift);
     ring_close(w->ring);
-    if (w->memory)
+    if (w->held)
+        munmap(w->held, w->held_size);
+    if (w->backend) {
         w->backend->free(w->backend, w->memory);
+        w->backend->free(w->backend, w->sent);
+    }
     if (w->mounted)
         extents_file_close(&w->tiles);
     free(w->pieces);
@@ -82,6 +90,10 @@ static int describe(const struct weights *w, const char *name, uint32_t part, st
     if (!weight_set_units(out) || out->unit_size > UNIT_MAX)
         return error_set(err, -EINVAL, "tensor \"%s\" has rows of %" PRIu64 " weights", name,
                          out->cols);
+    if (w->backend && !w->backend->multiplies(w->backend, out->format, out->cols))
+        return error_set(err, -ENOTSUP,
+                         "tensor \"%s\": %s has no product of %s with %" PRIu64 " columns", name,
+                         w->backend->name, out->format->title, out->cols);
     /* below the tensor's size, which the parser of the header has checked */
     out->offset = t->offset + part * out->units * out->unit_size;
     return 0;
@@ -105,8 +117,19 @@ static int read_order(struct weights *w, const char *name, uint32_t part, struct
                        : error_set(err, -ENOMEM, "out of memory");
     rc = rc ? rc : spqr_order_parse(&l, data, size, order, err);
     free(data);
-    m->order = order;
+    m->order = m->backend_order = order;
     return rc ? error_prefix(err, rc, "tensor \"%s\"", name) : 0;
+}
+
+/* *where is to be in the backend's memory, too. */
+static int add_sending(struct weights *w, const void **where, size_t size, struct error *err)
+{
+    struct sending *s = arena_alloc(&w->arena, sizeof *s);
+    if (!s)
+        return error_set(err, -ENOMEM, "out of memory");
+    *s = (struct sending){where, size, w->sendings};
+    w->sendings = s;
+    return 0;
 }
 
 int weights_add(struct weights *w, const struct weight *matrix, const struct weight **out,
@@ -127,7 +150,9 @@ int weights_add(struct weights *w, const struct weight *matrix, const struct wei
     w->order[w->count++] = weight;
     w->bytes += weight->units * weight->unit_size;
     *out = weight;
-    return 0;
+    return weight->order ? add_sending(w, (const void **)&weight->backend_order,
+                                       weight->cols * sizeof *weight->order, err)
+                         : 0;
 }
 
 int weights_matrix(struct weights *w, const char *name, uint32_t layer, uint32_t part,
@@ -156,7 +181,7 @@ int weights_row(struct weights *w, const struct weight *table, uint64_t row, voi
     return source_read(w->file, out, table->offset + row * table->unit_size, table->unit_size, err);
 }
 
-int weights_vector(struct weights *w, const char *name, uint64_t n, const float **out,
+int weights_floats(struct weights *w, const char *name, uint64_t n, const float **out,
                    struct error *err)
 {
     const struct tensor *t = find(w, name);
@@ -178,6 +203,13 @@ int weights_vector(struct weights *w, const char *name, uint64_t n, const float 
     return rc;
 }
 
+int weights_vector(struct weights *w, const char *name, uint64_t n, const float **out,
+                   struct error *err)
+{
+    int rc = weights_floats(w, name, n, out, err);
+    return rc || !*out ? rc : add_sending(w, (const void **)out, (size_t)n * sizeof **out, err);
+}
+
 /* ---- passes ---- */
 
 uint64_t weights_streamed(const struct weights *w)
@@ -188,22 +220,35 @@ uint64_t weights_streamed(const struct weights *w)
     return bytes;
 }
 
+uint64_t weights_lifted(const struct weights *w)
+{
+    return w->lift ? lift_stats(w->lift)->bytes : 0;
+}
+
 void weights_begin(struct weights *w)
 {
     w->streamed_before = weights_streamed(w);
+    w->lifted_before = weights_lifted(w);
     if (w->ring)
         ring_begin(w->ring);
 }
 
+static void note_least(uint64_t *least, uint64_t bytes, bool first)
+{
+    if (first || bytes < *least)
+        *least = bytes;
+}
+
 int weights_end(struct weights *w, struct error *err)
 {
-    uint64_t streamed = weights_streamed(w) - w->streamed_before;
-    if (w->passes++ == 0 || streamed < w->streamed_least)
-        w->streamed_least = streamed;
+    bool first = w->passes++ == 0;
+    note_least(&w->streamed_least, weights_streamed(w) - w->streamed_before, first);
+    note_least(&w->lifted_least, weights_lifted(w) - w->lifted_before, first);
     /* What was made for this pass lies in the cache for the next ones. */
     if (w->unplaced && (w->passes & (w->passes - 1)) == 0)
         weights_look_again(w);
-    return w->ring ? source_check(w->file, err) : 0;
+    int rc = w->lift ? lift_ahead(w->lift, err) : 0;
+    return rc || !w->ring ? rc : source_check(w->file, err);
 }
 
 void weights_choose(struct weights *w, uint32_t layer, const bool *chosen)
@@ -213,7 +258,8 @@ void weights_choose(struct weights *w, uint32_t layer, const bool *chosen)
 }
 
 /* Some units, as rows; the last may stand for fewer than it has room for. */
-static struct row_run run_of(const struct weight *m, const void *data, uint64_t first, uint64_t count)
+static struct row_run run_of(const struct weight *m, const void *data, uint64_t first,
+                             uint64_t count)
 {
     uint64_t row = first * m->unit_rows, left = m->rows - row, rows = count * m->unit_rows;
     return (struct row_run){data, row, rows < left ? rows : left};
@@ -230,7 +276,9 @@ static int next_run(struct weights *w, struct taking *t, const struct weight *m,
     }
     const uint8_t *data;
     size_t piece = m->piece + t->piece;
-    int rc = ring_take(w->ring, piece, t->portion_count == 0, &data, err);
+    bool wait = t->portion_count == 0;
+    int rc = w->lift ? lift_take(w->lift, piece, wait, &data, err)
+                     : ring_take(w->ring, piece, wait, &data, err);
     if (rc || !data) {
         run->data = NULL;
         return rc;
@@ -264,8 +312,11 @@ int weights_take(struct weights *w, struct taking *t, struct error *err)
     return t->portion_count > 0;
 }
 
-void weights_give(struct weights *w, struct taking *t)
+int weights_give(struct weights *w, struct taking *t)
 {
+    if (w->lift)
+        return t->taken ? lift_give(w->lift) : 0;
     if (t->taken)
         ring_give(w->ring, t->taken);
+    return 0;
 }

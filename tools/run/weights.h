@@ -16,6 +16,7 @@
 #include "fs/container.h"
 #include "kernels/backend.h"
 #include "tools/run/extents_file.h"
+#include "tools/run/lift.h"
 #include "tools/run/plan.h"
 #include "tools/run/ring.h"
 
@@ -23,12 +24,13 @@
 struct weight {
     const struct format *format;
     uint64_t rows, cols;
-    uint64_t units, unit_size; /* that are read as a whole, and the bytes of one: */
-    uint64_t unit_rows;        /* a row, or a stripe of 16 */
-    const uint32_t *order;     /* the column at each place (arena); NULL: as they stand */
-    uint64_t offset;           /* in the file */
-    uint32_t layer, expert;    /* expert: PIECE_ALWAYS for none */
-    uint64_t resident_units;   /* the first so many are in memory */
+    uint64_t units, unit_size;     /* that are read as a whole, and the bytes of one: */
+    uint64_t unit_rows;            /* a row, or a stripe of 16 */
+    const uint32_t *order;         /* the column at each place (arena); NULL: as they stand */
+    const uint32_t *backend_order; /* the same in the backend's memory, once it was sent */
+    uint64_t offset;               /* in the file */
+    uint32_t layer, expert;        /* expert: PIECE_ALWAYS for none */
+    uint64_t resident_units;       /* the first so many are in memory */
     const void *resident;
     size_t piece; /* where the others begin among the pieces */
 };
@@ -43,9 +45,12 @@ static inline bool weight_set_units(struct weight *m)
 
 /* How weights may be placed. */
 struct placing {
-    uint64_t budget; /* bytes for weights and ring */
-    uint64_t ring;   /* of them, for the ring where one is needed; 0: as many as are useful */
+    uint64_t budget; /* bytes of the backend's memory for weights, and for ring or slots */
+    uint64_t host;   /* bytes of the host's, where that is another */
+    uint64_t ring;   /* of the host's, for the ring where one is needed; 0: as many as are useful */
     enum reader_kind io;
+    enum lift_kind lift;
+    size_t traced;       /* pieces that are lifted, of which the times are kept */
     double expert_share; /* of a layer's experts, those that a token takes */
 };
 
@@ -56,8 +61,16 @@ struct object {
     struct object *next;
 };
 
+/* Something in the host's memory that the backend needs, too; *where points to it. */
+struct sending {
+    const void **where;
+    size_t size;
+    struct sending *next;
+};
+
 struct weights {
-    struct backend *backend; /* not owned */
+    struct backend *backend; /* not owned; NULL: only to look at */
+    unsigned run_alignment;  /* of a backend's runs of rows, in bytes; 0: any address will do */
     struct source_set *set;
     struct source *file;
     struct stats stats;
@@ -67,6 +80,8 @@ struct weights {
     struct arena arena; /* vectors, as floats */
     struct weight **order;
     size_t count, capacity;
+    struct sending *sendings; /* in the arena, and where they were sent to */
+    void *sent;
     void *memory; /* all that is resident */
     struct plan_block *blocks;
     size_t block_count;
@@ -76,11 +91,17 @@ struct weights {
     struct extents_file tiles; /* this is where its bytes lie */
     struct object *objects;    /* of its cache, that were opened; in the arena */
     size_t unplaced;           /* pieces of tiles that lie nowhere yet */
-    struct ring *ring; /* NULL: all is resident */
-    uint64_t bytes, resident_bytes, slot_size, slots;
+    struct ring *ring;         /* NULL: all is resident, or held */
+    struct lift *lift;         /* NULL: the backend's memory is the host's, or all is resident */
+    bool mapped;               /* kernels read pieces where they lie in the host's memory */
+    void *held;                /* of the host's memory: pieces that are lifted from there, */
+    uint64_t held_size;        /* in whole pages */
+    uint64_t bytes, resident_bytes, held_bytes, slot_size, slots;
+    uint32_t lift_slots;
     bool direct; /* pieces are read past the page cache */
-    uint64_t passes, streamed_least; /* fewest bytes that came through the ring in a pass */
-    uint64_t streamed_before;        /* the pass that runs */
+    uint64_t passes;
+    uint64_t streamed_least, lifted_least;   /* fewest bytes of a pass through the ring; lifted */
+    uint64_t streamed_before, lifted_before; /* the pass that runs */
 };
 
 /* Opens a file and reads its header. -errno with a sentence that begins with the path. */
@@ -103,15 +124,27 @@ int weights_table(struct weights *w, const char *name, struct weight *out, struc
 int weights_row(struct weights *w, const struct weight *table, uint64_t row, void *out,
                 struct error *err);
 
-/* A vector of n floats by name, NULL where there is none. -EINVAL where it has another length. */
+/* n floats by name, NULL where there are none. -EINVAL where there are more or fewer. */
+int weights_floats(struct weights *w, const char *name, uint64_t n, const float **out,
+                   struct error *err);
+/* The same for the backend, in whose memory they are once they were sent: *out has to stay. */
 int weights_vector(struct weights *w, const char *name, uint64_t n, const float **out,
                    struct error *err);
+
+/* Brings vectors and orders of columns to where the backend reads them. */
+int weights_send(struct weights *w, struct error *err);
 
 /* Makes the blocks that plan_place decides on, which weights_place does by itself. -ENOMEM. */
 int weights_blocks(struct weights *w, double expert_share, struct error *err);
 
-/* What the smallest ring takes, in bytes. */
+/* How many slots for pieces that are lifted there are in so many bytes of a device's memory, and the
+ * bytes of one. */
+void weights_lift_slots(const struct weights *w, uint64_t budget, uint64_t ring, uint32_t *count,
+                        uint64_t *size);
+
+/* What the smallest ring takes, in bytes; and the fewest slots of the backend's memory. */
 uint64_t weights_ring_least(const struct weights *w);
+uint64_t weights_slots_least(const struct weights *w, enum lift_kind kind);
 
 /* Decides what is resident, and loads it. -ENOMEM with a sentence where the budget is too small. */
 int weights_place(struct weights *w, const struct placing *p, struct error *err);
@@ -123,8 +156,9 @@ void weights_look_again(struct weights *w);
 void weights_begin(struct weights *w);
 int weights_end(struct weights *w, struct error *err);
 
-/* Bytes that came through the ring so far. */
+/* Bytes that came through the ring so far; that were lifted. */
 uint64_t weights_streamed(const struct weights *w);
+uint64_t weights_lifted(const struct weights *w);
 
 /* Tells which experts of a layer the pass takes. */
 void weights_choose(struct weights *w, uint32_t layer, const bool *chosen);
@@ -140,15 +174,15 @@ struct taking {
     uint64_t unit;    /* and the unit where it goes on */
     struct portion {
         size_t weight;
-        struct row_run run; /* of rows */
+        struct row_run run;  /* of rows */
     } portions[TAKING_RUNS]; /* in memory now */
     size_t portion_count;
-    size_t taken; /* pieces of the ring among them */
+    size_t taken; /* pieces of ring or lift among them */
 };
 
 /* Waits for the next rows. 1: there are portions, until weights_give. 0: all have been taken.
  * -errno with a sentence. */
 int weights_take(struct weights *w, struct taking *t, struct error *err);
-void weights_give(struct weights *w, struct taking *t);
+int weights_give(struct weights *w, struct taking *t);
 
 #endif
