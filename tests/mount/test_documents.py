@@ -47,7 +47,7 @@ def matches(expected, lines):
     return re.fullmatch(pattern, "".join(line + "\n" for line in lines)) is not None
 
 
-@pytest.mark.parametrize("name", ["README.md", "fs/SEMANTICS.md", "tools/run/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "fs/SEMANTICS.md", "tools/run/README.md", "docs/gpu.md"])
 def test_examples(name, tmp_path):
     home, tools = tmp_path / "home", tmp_path / "bin"
     for store, model, source in (("models", "demo-llama", "demo-llama"),
