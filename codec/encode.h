@@ -16,6 +16,10 @@
 typedef void encode_fn(const float *x, size_t nrows, size_t ncols, const float *importance,
                        void *out);
 
+/* Likewise, of n weights in BF16 as they are stored, end to end: what would take as long to widen as to
+ * encode. n is a multiple of the block, but where the last one may be short. */
+typedef void encode_bf16_fn(const void *weights, size_t n, void *out);
+
 struct feedback;
 struct format;
 struct isa;

@@ -3,6 +3,7 @@
 
 #include "codec/block.h"
 #include "codec/bytes.h"
+#include "codec/float16.h"
 
 #include <strings.h>
 
@@ -48,6 +49,31 @@ double format_bpw(const struct format *f) { return 8.0 * f->block_size / f->bloc
 bool format_bytes(const struct format *f, uint64_t n, uint64_t *bytes)
 {
     return !__builtin_mul_overflow(n / f->block, (uint64_t)f->block_size, bytes);
+}
+
+bool format_packed_bytes(const struct format *f, uint64_t cols, uint64_t n, uint64_t *bytes)
+{
+    uint64_t heads, short_block = f->run && n % f->block ? f->block_size : 0;
+    return format_bytes(f, n, bytes) && !__builtin_add_overflow(*bytes, short_block, bytes) &&
+           !__builtin_mul_overflow(cols ? n / cols : 0, (uint64_t)f->row_head, &heads) &&
+           !__builtin_add_overflow(*bytes, heads, bytes);
+}
+
+void format_round(const struct format *f, float *v, size_t n)
+{
+    if (f == &formats[FORMAT_BF16])
+        for (size_t i = 0; i < n; i++)
+            v[i] = f32_from_bf16(bf16_from_f32(v[i]));
+    else if (f == &formats[FORMAT_F16])
+        for (size_t i = 0; i < n; i++)
+            v[i] = f32_from_f16(f16_from_f32(v[i]));
+}
+
+const char *format_torch_name(const struct format *f)
+{
+    return f == &formats[FORMAT_F32]   ? "float32"
+           : f == &formats[FORMAT_F16] ? "float16"
+                                       : "bfloat16";
 }
 
 uint64_t format_first_invalid(const struct format *f, const void *blocks, uint64_t n)

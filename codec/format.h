@@ -33,6 +33,20 @@ enum format_id {
     FORMAT_COUNT
 };
 
+/* Where an instruction set (isa.h) has the encoders of formats that stand in other tables; those of
+ * the first one have their own place there. */
+enum encoder_id {
+    ENCODER_NF4 = FORMAT_COUNT,
+    ENCODER_INT8,
+    ENCODER_W4_BF16,
+    ENCODER_W4_F16,
+    ENCODER_W4_F32,
+    ENCODER_W8_BF16,
+    ENCODER_W8_F16,
+    ENCODER_W8_F32,
+    ENCODER_COUNT
+};
+
 struct format {
     const char *name;    /* in file names: "q4_k" */
     const char *title;   /* ggml's name: "Q4_K" */
@@ -56,6 +70,15 @@ struct format {
     bool natural;
     encode_rows_fn *encode_rows; /* of formats whose codes feed back; then encode is NULL */
     const struct format *plain;  /* what it is without a calibration, and better than; or NULL */
+    uint8_t encoder;             /* of encoder_id; then encode is NULL. 0: none of these */
+    uint8_t row_head;            /* bytes in front of the blocks of a row, which is encoded whole */
+    /* So many weights stay together in a tile; then blocks run over the ends of rows, and the last one
+     * of a matrix may be short, though not in bytes. 0: blocks stay in a row. */
+    uint32_t run;
+    /* F32, F16 or BF16: what weights are rounded to before all else, and what scales are. NULL: they
+     * are taken as they are. */
+    const struct format *type;
+    float limit; /* weights are below it in magnitude, or too large for the format; 0: none is */
 };
 
 extern const struct format formats[FORMAT_COUNT];
@@ -71,6 +94,16 @@ double format_bpw(const struct format *f);
 
 /* Bytes of n weights; n is a multiple of the block. False on overflow. */
 bool format_bytes(const struct format *f, uint64_t n, uint64_t *bytes);
+
+/* Bytes of n weights of rows that have cols: of whole rows where these have heads, of whole blocks
+ * where these stay in rows. False on overflow. */
+bool format_packed_bytes(const struct format *f, uint64_t cols, uint64_t n, uint64_t *bytes);
+
+/* Each of n floats as a plain float has it. */
+void format_round(const struct format *f, float *v, size_t n);
+
+/* What torch calls a plain float: "bfloat16". */
+const char *format_torch_name(const struct format *f);
 
 /* The first of n blocks whose scales are not finite, or n if all are. A scale too large for
  * binary16 ends up here: llama-quantize rejects such a tensor, and so do we. */

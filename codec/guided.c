@@ -11,10 +11,10 @@ static encode_rows_fn encode_guided;
 
 /* clang-format off */
 const struct format guided_formats[GUIDED_FORMAT_COUNT] = {
-    {"q5_k-guided", "Q5_K-guided", 13, 256, 176, false, true, false, 1, NULL, decode_q5_k, 2, {0, 2},   0x7c00, 0, 0.1f, false, encode_guided, &formats[FORMAT_Q5_K]},
-    {"q4_k-guided", "Q4_K-guided", 12, 256, 144, false, true, false, 1, NULL, decode_q4_k, 2, {0, 2},   0x7c00, 0, 0.1f, false, encode_guided, &formats[FORMAT_Q4_K]},
-    {"q3_k-guided", "Q3_K-guided", 11, 256, 110, false, true, false, 1, NULL, decode_q3_k, 1, {108},    0x7c00, 0, 0.1f, false, encode_guided, &formats[FORMAT_Q3_K]},
-    {"q2_k-guided", "Q2_K-guided", 10, 256, 84,  false, true, false, 1, NULL, decode_q2_k, 2, {80, 82}, 0x7c00, 0, 0.1f, false, encode_guided, &formats[FORMAT_Q2_K]},
+    {"q5_k-guided", "Q5_K-guided", 13, 256, 176, false, true, false, 1, NULL, decode_q5_k, 2, {0, 2},   0x7c00, 0, 0.1f, false, .encode_rows = encode_guided, .plain = &formats[FORMAT_Q5_K]},
+    {"q4_k-guided", "Q4_K-guided", 12, 256, 144, false, true, false, 1, NULL, decode_q4_k, 2, {0, 2},   0x7c00, 0, 0.1f, false, .encode_rows = encode_guided, .plain = &formats[FORMAT_Q4_K]},
+    {"q3_k-guided", "Q3_K-guided", 11, 256, 110, false, true, false, 1, NULL, decode_q3_k, 1, {108},    0x7c00, 0, 0.1f, false, .encode_rows = encode_guided, .plain = &formats[FORMAT_Q3_K]},
+    {"q2_k-guided", "Q2_K-guided", 10, 256, 84,  false, true, false, 1, NULL, decode_q2_k, 2, {80, 82}, 0x7c00, 0, 0.1f, false, .encode_rows = encode_guided, .plain = &formats[FORMAT_Q2_K]},
 };
 /* clang-format on */
 

@@ -12,18 +12,23 @@
 #include "codec/view.h"
 
 struct hf_method;
+struct model_tensor;
 struct repack;
+
+/* Which models keep the type that their linear layers have, if that is one for all. */
+enum hf_keeps { HF_KEEPS_NONE, HF_KEEPS_HALVES, HF_KEEPS_FLOATS };
 
 /* What folders are offered as. */
 struct hf_form {
     const char *name;               /* of the folder: "bf16" */
     enum format_id format;          /* of all floats that are not quantized */
-    const char *torch_type;         /* what config.json calls that: "bfloat16" */
     const struct hf_method *method; /* of quantizing linear layers (hf_quant.h); NULL: none */
     const char *packed;             /* the format that these are repacked from */
+    enum hf_keeps keeps;            /* models whose floats are of their own type instead */
+    bool scaled;                    /* by AWQ's scales, which a calibration has (awq/scales.h) */
 };
 
-enum { HF_FORM_COUNT = 10 };
+enum { HF_FORM_COUNT = 17 };
 extern const struct hf_form hf_forms[HF_FORM_COUNT];
 
 struct hf_tensor {
@@ -32,7 +37,8 @@ struct hf_tensor {
     uint32_t ndim;
     struct view view;
     bool kept;   /* no float: in the type that it is stored in */
-    bool linear; /* the weight of a linear layer; where hf_model_mark_linear has found it */
+    bool linear; /* the weight of a linear layer; found by hf_model_mark_linear, as is */
+    const struct model_tensor *mapped; /* what it becomes in GGUF; NULL: nothing */
 };
 
 struct hf_model {
@@ -48,6 +54,10 @@ int hf_model_of_checkpoint(const struct config *config, const struct tensor_list
                            struct hf_model *m, struct error *err);
 void hf_model_free(struct hf_model *m);
 
+/* The form as this model has it, whose linear layers are marked: its format is that of the model's own
+ * type where that is kept. */
+struct hf_form hf_form_of_model(const struct hf_form *form, const struct hf_model *m);
+
 /* Puts the tensors in order, for whoever makes a model. */
 void hf_model_sort(struct hf_model *m);
 
@@ -58,11 +68,13 @@ char *hf_model_config(const struct hf_model *m, const struct hf_form *form);
 struct hf_part {
     const struct hf_tensor *tensor;
     const struct repack *repack; /* NULL: the tensor itself */
+    uint32_t width;              /* of a repacked one, bytes of an element */
     uint64_t size;               /* bytes */
 };
 
 /* What model.safetensors of a form holds, end to end: every element at a multiple of its size, and
- * what is repacked from the same bytes side by side. */
+ * what is repacked from the same bytes side by side, but for narrow elements in such a number that
+ * others would be out of line behind them. These are at the end. */
 struct hf_layout {
     struct hf_part *parts;
     size_t count;

@@ -13,7 +13,10 @@
 
 /* A row of a table, one for each method. */
 struct hf_method {
-    const char *name;             /* quant_method in config.json; folders are called NAME-... */
+    const char *name;         /* "gptq": what its folders are told from others by */
+    const char *quant_method; /* in config.json */
+    bool one;                 /* there is one folder, called so; else they are called NAME-...,
+                                 those that are only rounded also rtn-NAME-... */
     const struct repack *repacks; /* that stand for a weight, the widest elements first and the last
                                      of an odd size where any is */
     uint32_t count;
@@ -25,17 +28,18 @@ struct hf_method {
     int (*describe)(const struct hf_model *m, const struct hf_form *form, json_t *out);
 };
 
-enum { HF_SPQR, HF_GPTQ, HF_METHOD_COUNT };
+enum { HF_SPQR, HF_GPTQ, HF_NF4, HF_NF4_DQ, HF_INT8, HF_W4, HF_W8, HF_AWQ, HF_METHOD_COUNT };
 extern const struct hf_method hf_methods[HF_METHOD_COUNT];
 
-/* The format that a form's layouts are repacked from. NULL for a form without a method. */
+/* The format that a form's layouts are repacked from, which may depend on the type of its floats. NULL
+ * for a form without a method. */
 const struct format *hf_form_packed(const struct hf_form *form);
 
 /* 0 where the form can be made of a model; -ENOTSUP with the tensor's name and the cause. A form
  * without a method can be made of any. */
 int hf_form_check(const struct hf_form *form, const struct model *m, struct error *err);
 
-/* Marks the tensors that are linear layers by what the model is mapped to. */
+/* Finds what the model is mapped to, which must outlive hf, and marks what is a linear layer by it. */
 void hf_model_mark_linear(struct hf_model *hf, const struct model *m);
 
 /* Whether a tensor is quantized in a form; and of one that is, what is repacked, columns in their

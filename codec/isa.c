@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec/isa.h"
 
+#include "codec/encode_scaled.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -29,10 +31,20 @@ static const struct isa isa_c = {
       [FORMAT_IQ4_NL] = encode_iq4_nl,
       [FORMAT_Q3_K] = encode_q3_k,
       [FORMAT_Q2_K] = encode_q2_k,
+      [ENCODER_NF4] = SCALED(nf4),
+      [ENCODER_INT8] = SCALED(int8),
+      [ENCODER_W4_BF16] = SCALED(w4_bf16),
+      [ENCODER_W4_F16] = SCALED(w4_f16),
+      [ENCODER_W4_F32] = SCALED(w4_f32),
+      [ENCODER_W8_BF16] = SCALED(w8_bf16),
+      [ENCODER_W8_F16] = SCALED(w8_f16),
+      [ENCODER_W8_F32] = SCALED(w8_f32),
       },
+    {[ENCODER_NF4] = SCALED(nf4_stored), [ENCODER_W4_BF16] = SCALED(w4_stored)},
     decoders_c,
     spqr_encode,
     feedback_quantize,
+    lora_add_c,
 };
 
 #ifdef __x86_64__
@@ -49,7 +61,7 @@ bool isa_supported(const struct isa *isa)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     if (isa == &isa_avx2) /* no processor with AVX2 lacks F16C */
-        return __builtin_cpu_supports("avx2");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
     return isa == &isa_c;
 }

@@ -9,15 +9,24 @@
 #include "codec/error.h"
 #include "codec/feedback.h"
 #include "codec/format.h"
+#include "codec/lora_add.h"
 #include "codec/spqr/encode.h"
 
 struct isa {
     const char *name; /* "c", "avx2", "avx512" */
-    encode_fn *encode[FORMAT_COUNT];
-    decode_fn *const *decode; /* likewise */
+    encode_fn *encode[ENCODER_COUNT];
+    encode_bf16_fn *encode_bf16[ENCODER_COUNT]; /* likewise; NULL where they are to be widened */
+    decode_fn *const *decode; /* of the first FORMAT_COUNT */
     spqr_encode_fn *spqr_encode;
     feedback_fn *feedback;
+    lora_add_fn *lora_add;
 };
+
+/* The encoder of a format that has one, in any table. */
+static inline encode_fn *isa_encoder(const struct isa *isa, const struct format *f)
+{
+    return isa->encode[f->encoder ? f->encoder : f - formats];
+}
 
 /* The sets that this program was built with, the fastest first and the one in plain C last, then
  * NULL. */

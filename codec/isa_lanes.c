@@ -6,6 +6,7 @@
 
 #include "codec/bytes.h"
 #include "codec/encode_isa.h"
+#include "codec/encode_scaled.h"
 #include "codec/float16.h"
 
 static void f16(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
@@ -14,6 +15,14 @@ static void f16(const float *x, size_t nrows, size_t ncols, const float *importa
     uint8_t *y = out;
     for (size_t i = 0; i < nrows * ncols; i++)
         store_u16(y + 2 * i, f16_from_f32(x[i]));
+}
+
+static void bf16(const float *x, size_t nrows, size_t ncols, const float *importance, void *out)
+{
+    (void)importance;
+    uint8_t *y = out;
+    for (size_t i = 0; i < nrows * ncols; i++)
+        store_u16(y + 2 * i, bf16_from_f32(x[i]));
 }
 
 #ifdef ISA_AVX512
@@ -25,6 +34,7 @@ const struct isa isa_avx512 = {
     .decode = decoders_avx512,
     .spqr_encode = spqr_encode_avx512,
     .feedback = feedback_avx512,
+    .lora_add = lora_add_avx512,
 #else
 extern const struct isa isa_avx2;
 spqr_encode_fn spqr_encode_avx2;
@@ -34,12 +44,14 @@ const struct isa isa_avx2 = {
     .decode = decoders_avx2,
     .spqr_encode = spqr_encode_avx2,
     .feedback = feedback_avx2,
+    .lora_add = lora_add_avx2,
 #endif
+    .encode_bf16 = {[ENCODER_NF4] = SCALED(nf4_stored), [ENCODER_W4_BF16] = SCALED(w4_stored)},
     .encode =
         {
                  [FORMAT_F32] = encode_f32,
                  [FORMAT_F16] = f16,
-                 [FORMAT_BF16] = encode_bf16,
+                 [FORMAT_BF16] = bf16,
                  [FORMAT_Q8_0] = ENCODER(q8_0),
                  [FORMAT_Q6_K] = ENCODER(q6_k),
                  [FORMAT_Q5_K] = ENCODER(q5_k),
@@ -51,5 +63,13 @@ const struct isa isa_avx2 = {
                  [FORMAT_IQ4_NL] = ENCODER(iq4_nl),
                  [FORMAT_Q3_K] = ENCODER(q3_k),
                  [FORMAT_Q2_K] = ENCODER(q2_k),
+                 [ENCODER_NF4] = SCALED(nf4),
+                 [ENCODER_INT8] = SCALED(int8),
+                 [ENCODER_W4_BF16] = SCALED(w4_bf16),
+                 [ENCODER_W4_F16] = SCALED(w4_f16),
+                 [ENCODER_W4_F32] = SCALED(w4_f32),
+                 [ENCODER_W8_BF16] = SCALED(w8_bf16),
+                 [ENCODER_W8_F16] = SCALED(w8_f16),
+                 [ENCODER_W8_F32] = SCALED(w8_f32),
                  },
 };

@@ -64,4 +64,10 @@ int model_sort(struct model *m, struct error *err);
 int model_put_keys(const struct model *m, const struct config *config, const char *folder,
                    const struct model_files *files, struct gguf_keys *keys, struct error *err);
 
+/* Those of an adapter of a model, as a file of its own; folder and files are the adapter's.
+ * parameters: less than 0, as for model_name_parse. */
+int model_put_adapter_keys(const struct model *m, int64_t parameters, float alpha,
+                           const char *folder, const struct model_files *files,
+                           struct gguf_keys *keys, struct error *err);
+
 #endif

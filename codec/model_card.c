@@ -337,7 +337,7 @@ enum { NAME = 0, VERSION = 2, ORGANIZATION = 3, REPO_URL = 8 };
 enum { FACT_COUNT = sizeof facts / sizeof *facts };
 
 /* What an id or an address tells. */
-static int facts_of_id(const char *text, uint64_t parameters, struct arena *arena,
+static int facts_of_id(const char *text, int64_t parameters, struct arena *arena,
                        const char *out[FACT_COUNT])
 {
     struct model_name name;
@@ -364,7 +364,7 @@ static int facts_of_id(const char *text, uint64_t parameters, struct arena *aren
 }
 
 /* general.KIND.N.*: an item is an id, an address, or an object with the facts. */
-static int put_relative(const char *kind, size_t n, const json_t *item, uint64_t parameters,
+static int put_relative(const char *kind, size_t n, const json_t *item, int64_t parameters,
                         struct gguf_keys *keys)
 {
     struct arena arena = {0};
@@ -385,7 +385,7 @@ static int put_relative(const char *kind, size_t n, const json_t *item, uint64_t
 
 /* The first of the fields that is present, even as null, says how many there are. */
 static int put_relatives(const json_t *card, const char *kind, const char *const *fields,
-                         uint64_t parameters, struct gguf_keys *keys)
+                         int64_t parameters, struct gguf_keys *keys)
 {
     const json_t *v = NULL;
     char key[64];
@@ -428,7 +428,7 @@ static int put_list(const json_t *card, const char *key, const char *const *fiel
     return rc;
 }
 
-int model_card_put_rest(const json_t *card, uint64_t parameters, struct gguf_keys *keys)
+int model_card_put_rest(const json_t *card, int64_t parameters, struct gguf_keys *keys)
 {
     static const struct {
         const char *key, *fields[3];

@@ -28,6 +28,6 @@ void model_card_put_description(const json_t *card, struct gguf_keys *keys);
 
 /* Puts what follows these: license, source, base models, data sets, tags, languages. parameters: as
  * for model_name_parse. Returns 0 or -ENOMEM. */
-int model_card_put_rest(const json_t *card, uint64_t parameters, struct gguf_keys *keys);
+int model_card_put_rest(const json_t *card, int64_t parameters, struct gguf_keys *keys);
 
 #endif

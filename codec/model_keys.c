@@ -119,45 +119,53 @@ static const char *size_label(const struct model *m, struct arena *arena)
     return label && experts ? arena_printf(arena, "%" PRIu64 "x%s", experts, label) : label;
 }
 
+/* What the names of a model, or of an adapter, are taken from. */
+struct name_source {
+    const struct model *model;
+    int64_t parameters; /* as for model_name_parse */
+    const json_t *card, *config; /* NULL: there is none */
+    const char *folder;
+};
+
 /* What is told by the model card, else by the name in the config, unless that is some path, else by
- * the name of the folder. */
-static int find_name(const struct model *m, const json_t *card, const struct config *c,
-                     const char *folder, struct arena *arena, struct model_name *name)
+ * the name of the folder. The size of an adapter is not told by counting. */
+static int find_name(const struct name_source *s, struct arena *arena, struct model_name *name)
 {
     struct model_name from;
     *name = (struct model_name){0};
-    model_card_name(card, name);
-    const char *id = json_string_value(json_object_get(c->raw, "_name_or_path"));
+    model_card_name(s->card, name);
+    const char *id = json_string_value(json_object_get(s->config, "_name_or_path"));
     const char *slash = id ? strchr(id, '/') : NULL;
     if (id && !(slash && strchr(slash + 1, '/'))) {
-        if (model_name_parse(id, m->parameters, arena, &from))
+        if (model_name_parse(id, s->parameters, arena, &from))
             return -ENOMEM;
         model_name_merge(name, &from);
     }
-    if (model_name_parse(folder, m->parameters, arena, &from))
+    if (model_name_parse(s->folder, s->parameters, arena, &from))
         return -ENOMEM;
     model_name_merge(name, &from);
-    if (!name->size_label)
-        name->size_label = size_label(m, arena);
-    return name->size_label ? 0 : -ENOMEM;
+    if (!name->size_label && s->parameters >= 0) {
+        name->size_label = size_label(s->model, arena);
+        return name->size_label ? 0 : -ENOMEM;
+    }
+    return 0;
 }
 
-static int put_name_keys(const struct model *m, const json_t *card, const struct config *c,
-                         const char *folder, struct gguf_keys *keys, struct error *err)
+static int put_name_keys(const struct name_source *s, struct gguf_keys *keys, struct error *err)
 {
     struct arena arena = {0};
     struct model_name name;
-    int rc = find_name(m, card, c, folder, &arena, &name);
+    int rc = find_name(s, &arena, &name);
     if (!rc) {
         put_if(keys, "general.name", name.name);
-        model_card_put_author(card, keys);
+        model_card_put_author(s->card, keys);
         put_if(keys, "general.version", name.version);
         put_if(keys, "general.organization", name.organization);
         put_if(keys, "general.finetune", name.finetune);
         put_if(keys, "general.basename", name.basename);
-        model_card_put_description(card, keys);
+        model_card_put_description(s->card, keys);
         put_if(keys, "general.size_label", name.size_label);
-        rc = model_card_put_rest(card, m->parameters, keys);
+        rc = model_card_put_rest(s->card, s->parameters, keys);
     }
     arena_free(&arena);
     return rc ? error_set(err, rc, "out of memory") : 0;
@@ -570,10 +578,35 @@ int model_put_keys(const struct model *m, const struct config *config, const cha
     rc = rc ? rc : put_attn_factor(m, config, keys, err);
     gguf_put_string(keys, "general.type", "model");
     rc = rc ? rc : put_sampling_keys(files, keys, err);
-    rc = rc ? rc : put_name_keys(m, card, config, folder, keys, err);
+    struct name_source names = {m, (int64_t)m->parameters, card, config->raw, folder};
+    rc = rc ? rc : put_name_keys(&names, keys, err);
     json_decref(card);
     rc = rc ? rc : put_arch_keys(m, config, files, keys, err);
     rc = rc ? rc : tokenizer_put_keys(m->arch, config, files, keys, err);
+    if (!rc && keys->bytes.failed)
+        rc = error_set(err, -ENOMEM, "out of memory");
+    return rc;
+}
+
+int model_put_adapter_keys(const struct model *m, int64_t parameters, float alpha,
+                           const char *folder, const struct model_files *files,
+                           struct gguf_keys *keys, struct error *err)
+{
+    json_t *card = NULL, *config = NULL;
+    struct blob file;
+    int rc = load_card(files, &card, err);
+    rc = rc ? rc : files->get(files->context, "config.json", &file, err);
+    if (!rc && file.data && json_parse(file, &config, NULL))
+        config = NULL;
+    struct name_source names = {m, parameters, card, config, folder};
+    gguf_put_string(keys, "general.architecture", m->arch->gguf);
+    gguf_put_string(keys, "general.type", "adapter");
+    gguf_put_string(keys, "adapter.type", "lora");
+    rc = rc ? rc : put_sampling_keys(files, keys, err);
+    rc = rc ? rc : put_name_keys(&names, keys, err);
+    gguf_put_f32(keys, "adapter.lora.alpha", alpha);
+    json_decref(card);
+    json_decref(config);
     if (!rc && keys->bytes.failed)
         rc = error_set(err, -ENOMEM, "out of memory");
     return rc;

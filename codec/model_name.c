@@ -129,7 +129,7 @@ static bool is_decimal(const char *s, size_t n)
 
 /* Normalises a size part in place and says whether it is one after all: "128k" of an 8B model is
  * a context length, hence part of the finetune's name. */
-static unsigned mark_size(char *s, uint64_t parameters)
+static unsigned mark_size(char *s, int64_t parameters)
 {
     for (char *p = s; *p; p++)
         if (*p == '_')
@@ -147,14 +147,16 @@ static unsigned mark_size(char *s, uint64_t parameters)
         return SIZE_LABEL;
     const char *units = " KMBT", *unit = strchr(units, s[n - 1]);
     double label = strtod(s, NULL) * pow(1000, (double)(unit - units));
-    if (fabs(label - (double)parameters) > (double)(7 * parameters / 8)) {
+    /* an adapter need not add to all of a model */
+    if (parameters < 0 ? label < (double)(-parameters / 8)
+                       : fabs(label - (double)parameters) > (double)(7 * parameters / 8)) {
         s[n - 1] = to_lower(s[n - 1]);
         return FINETUNE;
     }
     return SIZE_LABEL;
 }
 
-static void mark_part(struct part *p, bool first, uint64_t parameters)
+static void mark_part(struct part *p, bool first, int64_t parameters)
 {
     if (is_version(p->text)) {
         p->marks = VERSION;
@@ -165,7 +167,7 @@ static void mark_part(struct part *p, bool first, uint64_t parameters)
     } else if (!first && is_size(p->text)) {
         p->marks = mark_size(p->text, parameters);
     } else if (!first && is_finetune(p->text)) {
-        p->marks = FINETUNE;
+        p->marks = parameters < 0 && strcasecmp(p->text, "lora") == 0 ? TYPE : FINETUNE;
     }
 }
 
@@ -179,7 +181,7 @@ static bool all_letters(const char *s)
     return true;
 }
 
-static void mark_parts(struct part *parts, size_t n, uint64_t parameters)
+static void mark_parts(struct part *parts, size_t n, int64_t parameters)
 {
     bool numeric_size = false;
     for (size_t i = 0; i < n; i++) {
@@ -289,7 +291,7 @@ static struct part *split(const char *s, size_t *count, struct arena *arena)
     return parts;
 }
 
-int model_name_parse(const char *id, uint64_t parameters, struct arena *arena,
+int model_name_parse(const char *id, int64_t parameters, struct arena *arena,
                      struct model_name *out)
 {
     *out = (struct model_name){0};

@@ -17,8 +17,8 @@ struct model_name {
 };
 
 /* Takes an id ("org/name" or "name") apart. parameters: the model's element count, against which
- * size labels are checked; 0: unknown. Returns 0 or -ENOMEM. */
-int model_name_parse(const char *id, uint64_t parameters, struct arena *arena,
+ * size labels are checked; 0: unknown; less: an adapter adds to about so many. Returns 0 or -ENOMEM. */
+int model_name_parse(const char *id, int64_t parameters, struct arena *arena,
                      struct model_name *out);
 
 /* Fills the fields of `into` that are still NULL. */

@@ -240,6 +240,14 @@ int safetensors_begin(struct safetensors_writer *w, struct error *err)
     return w->header ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
+int safetensors_note(struct safetensors_writer *w, const char *key, const char *text,
+                     struct error *err)
+{
+    return json_object_set_new(json_object_get(w->header, "__metadata__"), key, json_string(text))
+               ? error_set(err, -ENOMEM, "out of memory")
+               : 0;
+}
+
 int safetensors_add(struct safetensors_writer *w, const char *name, const char *dtype,
                     const uint64_t *shape, uint32_t ndim, uint64_t size, struct error *err)
 {

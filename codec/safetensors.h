@@ -37,6 +37,9 @@ struct safetensors_writer {
 };
 
 int safetensors_begin(struct safetensors_writer *w, struct error *err);
+/* Adds to the metadata. */
+int safetensors_note(struct safetensors_writer *w, const char *key, const char *text,
+                     struct error *err);
 /* dtype: the format's name for it. size: of its bytes. */
 int safetensors_add(struct safetensors_writer *w, const char *name, const char *dtype,
                     const uint64_t *shape, uint32_t ndim, uint64_t size, struct error *err);

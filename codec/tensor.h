@@ -8,6 +8,8 @@
 #include "codec/arena.h"
 #include "codec/dtype.h"
 
+struct derived;
+
 struct tensor {
     const char *name;           /* in the arena of its list; UTF-8 without NUL */
     const struct dtype *dtype;
@@ -16,6 +18,7 @@ struct tensor {
     uint32_t file;              /* which file of the checkpoint */
     uint64_t elements;          /* product of shape; 1 for a scalar */
     uint64_t offset, size;      /* bytes in that file */
+    const struct derived *derived; /* what it follows from, being in no file (derived.h); or NULL */
 };
 
 struct tensor_list {

@@ -31,18 +31,20 @@ struct view {
     const struct tensor *scale;         /* the only one, or the first of the stack's */
     const struct tensor *const *scales; /* one for each tensor of the stack, or NULL */
     uint64_t scale_rows, scale_cols;
+    const struct format *round; /* a plain float, what weights are rounded to at last; NULL: not */
 };
 
 /* The tensor as it is: all extents but the last are rows. */
 struct view view_make(const struct tensor *t);
 
 /* Whether weights come out as they are stored, if not where. */
-static inline bool view_keeps_values(const struct view *v) { return !v->scale && v->add == 0; }
+static inline bool view_keeps_values(const struct view *v) { return !v->scale && v->add == 0 && !v->round; }
 
-/* Whether the view is one tensor, all of it, as it is stored. */
+/* Whether the view is one tensor, all of it, as it is stored in a file. */
 static inline bool view_is_whole(const struct view *v)
 {
-    return view_keeps_values(v) && v->stack_count == 1 && v->order == ROWS_AS_STORED &&
+    return view_keeps_values(v) && !v->tensor->derived && v->stack_count == 1 &&
+           v->order == ROWS_AS_STORED &&
            !v->first_row && v->rows * v->cols == v->tensor->elements;
 }
 

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -44,26 +45,63 @@ static int read_file(const char *path, struct blob *out, struct error *err)
     return 0;
 }
 
+/* An empty one. */
+static int make(const char *name, struct calibration **out, struct error *err)
+{
+    struct calibration *c = calloc(1, sizeof *c);
+    if (c)
+        c->name = strdup(name);
+    if (!c || !c->name) {
+        free(c);
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    c->refs = 1;
+    *out = c;
+    return 0;
+}
+
 int calibration_load(const char *path, const char *name, struct calibration **out,
                      struct error *err)
 {
     struct blob file;
+    struct calibration *c = NULL;
     int rc = read_file(path, &file, err);
     if (rc)
         return error_prefix(err, rc, "%s", path);
-    struct calibration *c = calloc(1, sizeof *c);
-    if (c)
-        c->name = strdup(name);
-    rc = c && c->name ? imatrix_parse(file, &c->imatrix, err)
-                      : error_set(err, -ENOMEM, "out of memory");
+    rc = make(name, &c, err);
+    rc = rc ? rc : imatrix_parse(file, &c->imatrix, err);
     free((void *)file.data);
     if (rc) {
-        if (c)
-            free(c->name);
-        free(c);
+        calibration_unref(c);
         return error_prefix(err, rc, "%s", path);
     }
-    c->refs = 1;
+    *out = c;
+    return 0;
+}
+
+static void set_digest(struct calibration *c, struct blob file)
+{
+    uint8_t digest[crypto_hash_sha256_BYTES];
+    crypto_hash_sha256(digest, (const uint8_t *)file.data, file.size);
+    sodium_bin2hex(c->digest, sizeof c->digest, digest, sizeof digest);
+}
+
+int calibration_load_scales(const char *path, struct calibration **out, struct error *err)
+{
+    struct blob file;
+    struct calibration *c = NULL;
+    int rc = read_file(path, &file, err);
+    if (rc)
+        return error_prefix(err, rc, "%s", path);
+    rc = make(path, &c, err);
+    rc = rc ? rc : awq_scales_parse(file, &c->scales, err);
+    if (!rc)
+        set_digest(c, file);
+    free((void *)file.data);
+    if (rc) {
+        calibration_unref(c);
+        return error_prefix(err, rc, "%s", path);
+    }
     *out = c;
     return 0;
 }
@@ -111,6 +149,7 @@ void calibration_unref(struct calibration *c)
     if (!c || --c->refs)
         return;
     imatrix_free(&c->imatrix);
+    awq_scales_free(&c->scales);
     free(c->name);
     free(c);
 }

@@ -12,6 +12,7 @@
 #ifndef DAEMON_ENCODING_H
 #define DAEMON_ENCODING_H
 
+#include "codec/derived.h"
 #include "codec/isa.h"
 #include "codec/spqr/format.h"
 #include "codec/view.h"
@@ -25,6 +26,7 @@ enum {
     TILE_MAX = 2 << 20,
     TILE_ALIGNMENT = 4096,
     PART_WEIGHTS = 1 << 16, /* how finely a tile is split over the workers */
+    PART_WEIGHTS_ACROSS = 1 << 19, /* of rows that are cheaper together */
     KEY_SIZE = 32,          /* SHA-256 */
 };
 
@@ -56,13 +58,19 @@ struct encoding {
     uint64_t tile_count;
     uint64_t part_weights;
     uint32_t input_count;
-    struct encoding_input inputs[]; /* one for each of the view's tensors, then for each scale */
+    /* Of a view whose tensors are derived, one for each of them, whose parts are inputs from here on;
+     * else NULL. */
+    struct derived *derived;
+    uint32_t *derived_parts;
+    void *derived_kept; /* what these refer to */
+    /* One for each of the view's tensors, or for each part of each of them; then for each scale. */
+    struct encoding_input inputs[];
 };
 
 /* sources: by a tensor's file number. factors: one for each of view->matrices, each NULL where nothing
  * is known of the inputs of that matrix; NULL: of none. They must be those that the format takes
  * (format.h); one that takes none does not look at them. Takes references on the sources it needs, on
- * the calibration, into which importance points, and on the factors.
+ * the calibration, into which importance points, or the scales of what is derived, and on the factors.
  * -ENOTSUP where the tensor cannot be packed so (width, element type, a row too long), with a
  * sentence. One reference is the caller's. */
 int encoding_new(const struct format *format, const struct view *view,

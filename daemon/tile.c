@@ -2,6 +2,7 @@
 #include "daemon/tile.h"
 
 #include "daemon/log.h"
+#include "daemon/mean.h"
 #include "daemon/memory.h"
 
 #include <errno.h>
@@ -51,6 +52,7 @@ struct tiles {
     const struct isa *isa;
     struct cache *cache;
     struct stats *stats;
+    struct means *means; /* with a lock of its own */
 };
 
 /* ---- table and idle list ---- */
@@ -563,6 +565,16 @@ void tiles_release(struct tiles *t, struct cache_object *o)
     pthread_mutex_unlock(&t->lock);
 }
 
+struct cache *tiles_cache(struct tiles *t)
+{
+    return t->cache;
+}
+
+struct means *tiles_means(struct tiles *t)
+{
+    return t->means;
+}
+
 void tiles_forget(struct tiles *t, const void *owner)
 {
     pool_cancel(t->pool, JOB_PREFETCH, owner);
@@ -589,7 +601,8 @@ struct tiles *tiles_new(const struct tiles_options *options)
     t->isa = options->isa;
     t->cache = options->cache;
     t->stats = options->stats;
-    t->pool = pool_new(options->workers);
+    t->means = means_new();
+    t->pool = t->means ? pool_new(options->workers) : NULL;
     if (t->pool)
         return t;
     tiles_free(t);
@@ -603,6 +616,7 @@ void tiles_free(struct tiles *t)
     if (t->pool)
         drain(t);
     pool_free(t->pool);
+    means_free(t->means);
     while (evict_oldest(t))
         ;
     memory_destroy(&t->memory);

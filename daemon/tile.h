@@ -20,6 +20,7 @@ enum { TILES_MEMORY_MIN = 16 << 20 };
 
 struct tiles;
 struct tile;
+struct means;
 
 struct tiles_options {
     size_t memory;       /* the budget in bytes, at least TILES_MEMORY_MIN */
@@ -55,6 +56,10 @@ bool tile_prefetch(struct tiles *t, struct encoding *e, uint64_t index, const vo
 /* Ends a hold on an object of the cache (cache_hold) and puts it back; it is sealed when there is
  * time, if that has been put off. */
 void tiles_release(struct tiles *t, struct cache_object *o);
+
+/* For mean.h: the cache, or NULL, and the means that are known. */
+struct cache *tiles_cache(struct tiles *t);
+struct means *tiles_means(struct tiles *t);
 
 /* Drops the owner's guesses that nobody has begun with. */
 void tiles_forget(struct tiles *t, const void *owner);

@@ -2,9 +2,13 @@
 #include "fs/checkpoint.h"
 
 #include "codec/affix.h"
+#include "codec/derived.h"
 #include "codec/gguf_model.h"
 #include "codec/hf_model.h"
+#include "codec/packed.h"
 #include "codec/safetensors.h"
+#include "fs/adapter.h"
+#include "fs/lora_file.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -169,7 +173,7 @@ bool checkpoint_is_current(const struct checkpoint *c)
             memcmp(&now.identity, &c->files[i].identity, sizeof now.identity) != 0)
             return false;
     }
-    return true;
+    return adapter_is_current(c);
 }
 
 /* ---- files ---- */
@@ -190,9 +194,8 @@ int checkpoint_open(const struct checkpoint *c, const char *path, struct source 
     return rc;
 }
 
-/* A small file as a whole; *out must be freed. */
-static int read_file(const struct checkpoint *c, const char *path, struct blob *out,
-                     struct error *err)
+int checkpoint_read(const struct checkpoint *c, const char *path, struct blob *out,
+                    struct error *err)
 {
     struct source *s;
     int rc = checkpoint_open(c, path, &s, err);
@@ -281,19 +284,24 @@ static const struct shard_rule {
     enum container_kind kind;
     const char *head, *tail;
     const char *index; /* that names the files, where it is there */
+    const char *with;  /* a file that must be there; NULL: none */
 } shard_rules[] = {
-    {CONTAINER_SAFETENSORS, "model", ".safetensors", "model.safetensors.index.json"},
-    {CONTAINER_TORCH, "pytorch_model", ".bin", "pytorch_model.bin.index.json"},
-    {CONTAINER_SAFETENSORS, "", ".safetensors", NULL},
-    {CONTAINER_TORCH, "", ".pt", NULL},
-    {CONTAINER_TORCH, "", ".pth", NULL},
-    {CONTAINER_TORCH, "", ".bin", NULL},
+    {CONTAINER_SAFETENSORS, "adapter_model", ".safetensors", NULL, "adapter_config.json"},
+    {CONTAINER_TORCH, "adapter_model", ".bin", NULL, "adapter_config.json"},
+    {CONTAINER_SAFETENSORS, "model", ".safetensors", "model.safetensors.index.json", NULL},
+    {CONTAINER_TORCH, "pytorch_model", ".bin", "pytorch_model.bin.index.json", NULL},
+    {CONTAINER_SAFETENSORS, "", ".safetensors", NULL, NULL},
+    {CONTAINER_TORCH, "", ".pt", NULL, NULL},
+    {CONTAINER_TORCH, "", ".pth", NULL, NULL},
+    {CONTAINER_TORCH, "", ".bin", NULL, NULL},
 };
 
 static size_t pick_shards(const struct checkpoint *c, const struct shard_rule *rule,
                           const char **out)
 {
     size_t n = 0;
+    if (rule->with && !checkpoint_find_file(c, rule->with))
+        return 0;
     for (size_t i = 0; i < c->file_count; i++) {
         const struct checkpoint_file *f = &c->files[i];
         if (!f->folder && !f->outside && !f->missing && !strchr(f->path, '/') &&
@@ -322,7 +330,7 @@ static int read_index(struct checkpoint *c, const char *name, struct safetensors
                       struct error *err)
 {
     struct blob file;
-    int rc = read_file(c, name, &file, err);
+    int rc = checkpoint_read(c, name, &file, err);
     if (rc)
         return rc;
     rc = safetensors_index_parse(file.data, file.size, index, err);
@@ -407,9 +415,10 @@ static int load_gguf(struct checkpoint *c, struct container_gguf *head, struct e
 static int load_config(struct checkpoint *c, struct error *err)
 {
     struct blob file;
-    if (!checkpoint_find_file(c, "config.json"))
+    const struct checkpoint *owner;
+    if (!adapter_find_file(c, "config.json", &owner))
         return error_set(err, -ENOENT, "config.json is missing");
-    int rc = read_file(c, "config.json", &file, err);
+    int rc = checkpoint_read(owner, "config.json", &file, err);
     if (rc)
         return rc;
     rc = config_parse(file, &c->config, err);
@@ -440,6 +449,37 @@ static int check_complete(struct checkpoint *c, struct error *err)
     return 0;
 }
 
+static int read_start(void *context, const struct tensor *t, void *out, size_t n, struct error *err)
+{
+    struct checkpoint *c = context;
+    return source_read(c->shards[t->file], out, t->offset, n, err);
+}
+
+/* Weights that other programs have packed become tensors of floats. Where they cannot, there is no
+ * folder to be made of them, so that the config has no use. */
+static int unpack_tensors(struct checkpoint *c, struct error *err)
+{
+    const struct packed_reader reader = {read_start, c};
+    int rc = packed_find(&c->config, &c->tensors, &reader, err);
+    if (rc)
+        config_free(&c->config);
+    for (size_t i = 0; !c->requantize && !c->quantized && i < c->tensors.count; i++)
+        if (tensor_is_quantized(&c->tensors.items[i]))
+            c->quantized = &c->tensors.items[i];
+    return rc;
+}
+
+int checkpoint_may_quantize(const struct checkpoint *c, struct error *err)
+{
+    if (!c->quantized)
+        return 0;
+    const struct derived *d = c->quantized->derived;
+    return error_set(err, -ENOTSUP,
+                     "tensor \"%s\" is quantized already (%s); the option requantize makes other "
+                     "formats of it all the same",
+                     c->quantized->name, d ? d->method->name : c->quantized->dtype->name);
+}
+
 static int map_folder(struct checkpoint *c, struct error *err)
 {
     int rc = load_config(c, err);
@@ -447,7 +487,8 @@ static int map_folder(struct checkpoint *c, struct error *err)
         return rc;
     const char *class_name = config_architecture(&c->config);
     snprintf(c->architecture, sizeof c->architecture, "%s", class_name ? class_name : "");
-    rc = model_map(&c->config, &c->tensors, &c->model, err);
+    rc = unpack_tensors(c, err);
+    rc = rc ? rc : model_map(&c->config, &c->tensors, &c->model, err);
     if (!rc)
         snprintf(c->architecture, sizeof c->architecture, "%s", c->model.arch->gguf);
     return rc;
@@ -472,12 +513,14 @@ static void load_model(struct checkpoint *c, const struct container_gguf *head,
         if (c->miscalibrated)
             return;
     }
-    if (*err->text || check_complete(c, err) ||
+    bool adapter = !c->file && adapter_is(c->root, c->path);
+    if (*err->text || check_complete(c, err) || (adapter && adapter_merge(c, options, err)) ||
         (c->file ? map_gguf(c, head, err) : map_folder(c, err)))
         return;
     c->model.facts.imatrix = c->calibration != NULL;
     c->mapped = true;
     err->text[0] = '\0';
+    lora_file_map(c);
 }
 
 /* Formats that feed errors back weigh columns by their calibration's own matrix, where it has one. */
@@ -489,6 +532,21 @@ static void load_own_imatrix(struct checkpoint *c)
         return;
     if (calibration_load(path, "imatrix.gguf", &c->own_imatrix, &c->own_imatrix_problem) == -ENOENT)
         c->own_imatrix_problem.text[0] = '\0';
+}
+
+/* They belong to a model that is mapped. */
+static void load_awq(struct checkpoint *c)
+{
+    char path[PATH_MAX];
+    struct error *err = &c->awq_problem;
+    int n = snprintf(path, sizeof path, "%s/awq.safetensors", c->factor_folder);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return;
+    int rc = calibration_load_scales(path, &c->awq, err);
+    if (!rc && awq_scales_check(&c->awq->scales, &c->model, err))
+        error_prefix(err, -EINVAL, "%s", path);
+    else if (!rc || rc == -ENOENT)
+        err->text[0] = '\0';
 }
 
 static void load_sequential(struct checkpoint *c)
@@ -554,6 +612,8 @@ int checkpoint_load(const struct checkpoint_options *options, struct checkpoint 
     } else {
         c->unreadable.text[0] = '\0';
         load_model(c, &head, options);
+        if (c->mapped && c->factor_folder)
+            load_awq(c);
     }
     container_free_gguf(&head);
     *out = c;
@@ -572,6 +632,8 @@ void checkpoint_unref(struct checkpoint *c)
         return;
     for (int i = 0; i < RECIPE_COUNT; i++)
         image_unref(c->images[i]);
+    image_unref(c->lora_image);
+    lora_gguf_free(&c->lora);
     bytes_unref(c->keys);
     if (c->hf)
         hf_model_free(c->hf);
@@ -582,12 +644,15 @@ void checkpoint_unref(struct checkpoint *c)
     config_free(&c->config);
     calibration_unref(c->calibration);
     calibration_unref(c->own_imatrix);
+    calibration_unref(c->awq);
     free(c->factor_folder);
     free(c->sequential);
     for (size_t i = 0; i < c->shard_count; i++)
         source_unref(c->shards[i]);
     free(c->shards);
     tensor_list_free(&c->tensors);
+    tensor_list_free(&c->own_tensors);
+    adapter_forget(c);
     arena_free(&c->arena);
     free(c->files);
     free(c->name);

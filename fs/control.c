@@ -46,9 +46,11 @@ static void print_json(const struct tree *t, FILE *out)
     json_t *root = json_object();
     json_object_set_new(root, "version", json_string(QUANTFS_VERSION));
     json_object_set_new(root, "store", json_string(store_path(t->store)));
-    const char *calibration = store_calibration(t->store);
+    const char *calibration = store_calibration(t->store), *base = store_base(t->store);
     json_object_set_new(root, "calibration",
                         calibration ? json_string(calibration) : json_null());
+    json_object_set_new(root, "base", base ? json_string(base) : json_null());
+    json_object_set_new(root, "onto_nf4", json_boolean(t->options->onto_nf4));
     json_object_set_new(root, "requantize", json_boolean(t->options->requantize));
     json_object_set_new(root, "follow_links", json_boolean(t->options->follow_links));
     json_object_set_new(root, "isa", json_string(t->isa->name));

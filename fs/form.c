@@ -12,6 +12,9 @@ static const struct {
     {guided_formats, GUIDED_FORMAT_COUNT},
     {spqr_formats, SPQR_FORMAT_COUNT},
     {gptq_formats, GPTQ_FORMAT_COUNT},
+    {awq_formats, AWQ_FORMAT_COUNT},
+    {bnb_formats, BNB_FORMAT_COUNT},
+    {compressed_formats, COMPRESSED_FORMAT_COUNT},
 };
 
 const struct format *form_format(unsigned form)

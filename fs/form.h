@@ -6,13 +6,17 @@
 #ifndef FS_FORM_H
 #define FS_FORM_H
 
+#include "codec/awq/format.h"
+#include "codec/bnb/format.h"
+#include "codec/compressed/format.h"
 #include "codec/gptq/format.h"
 #include "codec/guided.h"
 #include "codec/spqr/format.h"
 
 enum {
     FORM_STORED,
-    FORM_COUNT = 1 + FORMAT_COUNT + GUIDED_FORMAT_COUNT + SPQR_FORMAT_COUNT + GPTQ_FORMAT_COUNT
+    FORM_COUNT = 1 + FORMAT_COUNT + GUIDED_FORMAT_COUNT + SPQR_FORMAT_COUNT + GPTQ_FORMAT_COUNT +
+                 AWQ_FORMAT_COUNT + BNB_FORMAT_COUNT + COMPRESSED_FORMAT_COUNT
 };
 
 /* The format of a form; NULL of FORM_STORED. */

@@ -3,8 +3,8 @@
 
 #include "codec/gguf_model.h"
 #include "daemon/build_id.h"
-#include "daemon/log.h"
 #include "fs/encoded.h"
+#include "fs/key_files.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -15,75 +15,18 @@
 enum {
     QUANTIZATION_VERSION = 2,
     KEY_TEXT_MAX = 127,          /* llama-quantize cuts file and dataset names here */
-    FILE_MAX = 256 << 20,        /* of tokenizer.json and its kin */
     KEYS_KEPT_MIN = 256 << 10,   /* bytes of keys that are worth a place in the cache */
     KEYS_MAX = 256 << 20,
 };
 
 /* ---- the keys that all recipes share ---- */
 
-/* Files read for the keys, kept until they are made. */
-struct loaded_file {
-    struct loaded_file *next;
-    uint64_t size;
-    char data[];
-};
-
-struct loader {
-    const struct checkpoint *checkpoint;
-    struct loaded_file *files;
-};
-
-static int get_file(void *context, const char *name, struct blob *out, struct error *err)
-{
-    struct loader *loader = context;
-    struct source *s;
-    *out = (struct blob){0};
-    const struct checkpoint_file *f = checkpoint_find_file(loader->checkpoint, name);
-    if (!f || f->folder)
-        return 0;
-    if (f->outside)
-        return error_set(err, -EXDEV, "%s: leads out of the store", name);
-    if (f->missing)
-        return error_set(err, -ENOENT, "%s: a link to nothing", name);
-    int rc = checkpoint_open(loader->checkpoint, name, &s, err);
-    if (rc)
-        return rc;
-    uint64_t size = source_identity(s)->size;
-    struct loaded_file *file = size <= FILE_MAX ? malloc(sizeof *file + size + 1) : NULL;
-    if (size > FILE_MAX)
-        rc = error_set(err, -EFBIG, "%s: too large", source_path(s));
-    else if (!file)
-        rc = error_set(err, -ENOMEM, "out of memory");
-    else
-        rc = source_read(s, file->data, 0, size, err);
-    source_unref(s);
-    if (rc) {
-        free(file);
-        return rc;
-    }
-    file->next = loader->files;
-    file->size = size;
-    loader->files = file;
-    *out = (struct blob){file->data, size};
-    return 0;
-}
-
-static void warn(void *context, const char *sentence)
-{
-    struct loader *loader = context;
-    log_warning("%s: %s", loader->checkpoint->name, sentence);
-}
-
 static int put_folder_keys(struct checkpoint *c, struct gguf_keys *keys, struct error *err)
 {
-    struct loader loader = {.checkpoint = c};
-    struct model_files files = {.get = get_file, .warn = warn, .context = &loader};
+    struct key_files from = {.checkpoint = c};
+    struct model_files files = key_files(&from);
     int rc = model_put_keys(&c->model, &c->config, c->base, &files, keys, err);
-    for (struct loaded_file *f; (f = loader.files);) {
-        loader.files = f->next;
-        free(f);
-    }
+    key_files_free(&from);
     return rc;
 }
 
@@ -104,6 +47,15 @@ static void hash_text(crypto_hash_sha256_state *state, const char *s)
     crypto_hash_sha256_update(state, (const uint8_t *)s, strlen(s) + 1);
 }
 
+static void hash_files(crypto_hash_sha256_state *state, const struct checkpoint *c)
+{
+    for (size_t i = 1; i < c->file_count; i++) {
+        const struct checkpoint_file *f = &c->files[i];
+        hash_text(state, f->path);
+        crypto_hash_sha256_update(state, (const uint8_t *)&f->identity, sizeof f->identity);
+    }
+}
+
 /* All that the keys follow from: this program, the name, and what tells the model's files. */
 static void keys_key(const struct checkpoint *c, uint8_t key[KEY_SIZE])
 {
@@ -113,11 +65,9 @@ static void keys_key(const struct checkpoint *c, uint8_t key[KEY_SIZE])
     hash_text(&state, "quantfs keys 1");
     crypto_hash_sha256_update(&state, id, build_id(id, sizeof id));
     hash_text(&state, c->base);
-    for (size_t i = 1; i < c->file_count; i++) {
-        const struct checkpoint_file *f = &c->files[i];
-        hash_text(&state, f->path);
-        crypto_hash_sha256_update(&state, (const uint8_t *)&f->identity, sizeof f->identity);
-    }
+    hash_files(&state, c);
+    if (c->onto)
+        hash_files(&state, c->onto);
     for (size_t i = 0; i < c->shard_count; i++) {
         uint64_t filesystem = source_filesystem(c->shards[i]);
         crypto_hash_sha256_update(&state, (const uint8_t *)&filesystem, sizeof filesystem);
@@ -303,9 +253,17 @@ static int make_image(struct checkpoint *c, struct cache *cache, const struct re
     return rc;
 }
 
+/* What is quantized already can be had as plain floats, as anything else only by request. */
+static int check_quantized(const struct checkpoint *c, const struct recipe *recipe,
+                           struct error *err)
+{
+    bool plain = formats[recipe->base].plain_float && !recipe->matrices;
+    return plain ? 0 : checkpoint_may_quantize(c, err);
+}
+
 bool gguf_file_offered(const struct checkpoint *c, const struct recipe *recipe)
 {
-    return c->mapped && (!recipe->guided || c->factor_folder);
+    return c->mapped && (!recipe->guided || c->factor_folder) && !check_quantized(c, recipe, NULL);
 }
 
 int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe *recipe,
@@ -315,6 +273,8 @@ int gguf_file_get(struct checkpoint *c, struct cache *cache, const struct recipe
         error_set(err, -ENOTSUP, "%s", c->problem.text);
         return error_prefix(err, -ENOTSUP, "%s", c->name);
     }
+    if (check_quantized(c, recipe, err))
+        return error_prefix(err, -ENOTSUP, "%s", c->name);
     if (!gguf_file_offered(c, recipe))
         return error_set(err, -ENOTSUP, "%s: %s needs a calibration", c->name, recipe->name);
     long i = recipe - recipes;

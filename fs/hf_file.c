@@ -6,6 +6,7 @@
 #include "codec/hf_gguf.h"
 #include "codec/hf_quant.h"
 #include "codec/hf_tokenizer.h"
+#include "fs/adapter.h"
 #include "fs/tensor_file.h"
 
 #include <errno.h>
@@ -33,12 +34,32 @@ int hf_form_offered(const struct checkpoint *c, const struct hf_form *form, stru
         return 0;
     if (!c->mapped)
         return error_set(err, -ENOTSUP, "%s", c->problem.text);
-    return hf_form_check(form, &c->model, err);
+    if (form->scaled && !c->awq && !*c->awq_problem.text)
+        return error_set(err, -ENOTSUP, "there is no calibration with AWQ's scales");
+    int rc = checkpoint_may_quantize(c, err);
+    return rc ? rc : hf_form_check(form, &c->model, err);
 }
 
 unsigned hf_form_shown_as(const struct hf_form *form)
 {
     return form_of(form->method ? hf_form_packed(form) : &formats[form->format]);
+}
+
+const char *hf_form_calibration(const struct checkpoint *c, const struct hf_form *form)
+{
+    if (!form->method)
+        return NULL;
+    if (form->scaled)
+        return c->awq ? c->awq->digest : NULL;
+    if (form->method == &hf_methods[HF_AWQ])
+        return "none";
+    return c->factor_folder || !tensor_form_is_calibrated(hf_form_shown_as(form)) ? NULL : "none";
+}
+
+/* Beside config.json, for older loaders: how the weights are packed, which they are no longer. */
+static bool tells_packing(const char *path)
+{
+    return strcmp(path, "quantize_config.json") == 0 || strcmp(path, "quant_config.json") == 0;
 }
 
 /* Files of a checkpoint that go along: all that is small and no weights, in any framework's form. */
@@ -47,7 +68,8 @@ static bool goes_along(const struct checkpoint_file *f)
     static const char *const endings[] = {".index.json", ".gguf", ".h5",  ".msgpack",
                                           ".onnx",       ".ot",   ".npz", ".tflite"};
     if (f->folder || f->outside || f->missing || strchr(f->path, '/') ||
-        container_kind(f->path) != CONTAINER_NONE || strcmp(f->path, made_names[CONFIG]) == 0)
+        container_kind(f->path) != CONTAINER_NONE || strcmp(f->path, made_names[CONFIG]) == 0 ||
+        tells_packing(f->path))
         return false;
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
         if (ends_with(f->path, endings[i]))
@@ -55,14 +77,27 @@ static bool goes_along(const struct checkpoint_file *f)
     return true;
 }
 
+/* Own file `item`, from 0 on: the checkpoint's, then those of what it adapts. NULL behind the last. */
+static const struct checkpoint_file *own_file(const struct checkpoint *c, uint32_t item,
+                                              const struct checkpoint **owner)
+{
+    *owner = c;
+    if (item < c->file_count)
+        return &c->files[item];
+    *owner = c->onto;
+    item -= (uint32_t)c->file_count;
+    return c->onto && item < c->onto->file_count ? &c->onto->files[item] : NULL;
+}
+
 const char *hf_file_name(const struct checkpoint *c, uint32_t item)
 {
+    const struct checkpoint *owner, *first;
     if (item < MADE_COUNT)
         return item < TOKENIZER || c->file ? made_names[item] : "";
-    item -= MADE_COUNT;
-    if (item >= c->file_count)
+    const struct checkpoint_file *f = own_file(c, item - MADE_COUNT, &owner);
+    if (!f)
         return NULL;
-    return !c->file && goes_along(&c->files[item]) ? c->files[item].path : "";
+    return !c->file && goes_along(f) && adapter_find_file(c, f->path, &first) == f ? f->path : "";
 }
 
 /* ---- what is made once and kept; by c->lock ---- */
@@ -174,20 +209,39 @@ static int add_header(const struct hf_layout *l, const struct hf_form *form, str
     return rc;
 }
 
-/* What is stored in the form's type already comes from the file itself. */
+/* Of a tensor as the form has it: as it is, or scaled. factors: as for encoding_new. */
+static int make_encoding(const struct checkpoint *c, const struct hf_tensor *t,
+                         const struct hf_form *form, const struct format *format,
+                         struct factor *const *factors, struct encoding **out, struct error *err)
+{
+    struct awq_scaled scaled;
+    bool is_scaled = form->scaled && awq_scale(&c->awq->scales, t->mapped, &t->view, &scaled);
+    return encoding_new(format, is_scaled ? &scaled.view : &t->view, c->shards,
+                        is_scaled ? c->awq : NULL, NULL, factors, out, err);
+}
+
+/* Whether a tensor's bytes are those of its file. */
+static bool is_stored(const struct checkpoint *c, const struct hf_tensor *t,
+                      const struct hf_form *form)
+{
+    struct awq_scaled scaled;
+    const struct dtype *type = t->view.tensor->dtype;
+    return t->kept || (type->format == &formats[form->format] && view_is_whole(&t->view) &&
+                       !(form->scaled && awq_scale(&c->awq->scales, t->mapped, &t->view, &scaled)));
+}
+
 static int add_whole(const struct checkpoint *c, const struct hf_tensor *t,
                      const struct hf_form *form, struct image *image, struct error *err)
 {
     const struct tensor *source = t->view.tensor;
-    const struct format *format = &formats[form->format];
-    if (t->kept || (source->dtype->format == format && view_is_whole(&t->view))) {
+    if (is_stored(c, t, form)) {
         image_add_file(image, c->shards[source->file], source->offset, source->size);
         return 0;
     }
     if (!t->view.rows || !t->view.cols)
         return 0;
     struct encoding *e;
-    int rc = encoding_new(format, &t->view, c->shards, NULL, NULL, NULL, &e, err);
+    int rc = make_encoding(c, t, form, &formats[form->format], NULL, &e, err);
     if (!rc) {
         image_add_tensor(image, e);
         encoding_unref(e);
@@ -195,7 +249,8 @@ static int add_whole(const struct checkpoint *c, const struct hf_tensor *t,
     return rc;
 }
 
-/* The encoding of a tensor that is repacked: that of tensors/, where the tensor is the same. */
+/* The encoding of a tensor that is repacked: that of tensors/, where the tensor is the same. A folder
+ * that has models' own types has weights that were of its type before they were quantized. */
 static int packed_encoding(const struct checkpoint *c, const struct hf_tensor *t,
                            const struct hf_form *form, struct encoding **out, struct error *err)
 {
@@ -204,22 +259,26 @@ static int packed_encoding(const struct checkpoint *c, const struct hf_tensor *t
     int rc = tensor_factor(c, t->view.tensor, form_of(format), &factor, err);
     if (rc)
         return rc;
-    rc = encoding_new(format, &t->view, c->shards, NULL, NULL, &factor, out, err);
+    struct hf_tensor rounded = *t;
+    if (form->keeps != HF_KEEPS_NONE && !format->type &&
+        (t->view.tensor->dtype->format != &formats[form->format] || !view_keeps_values(&t->view)))
+        rounded.view.round = &formats[form->format];
+    rc = make_encoding(c, &rounded, form, format, &factor, out, err);
     factor_unref(factor);
     return rc;
 }
 
-/* The parts that are made of a tensor stand beside each other; *count becomes their number. */
-static int add_repacked(const struct checkpoint *c, const struct hf_part *parts, size_t *count,
-                        const struct hf_form *form, struct image *image, struct error *err)
+/* The parts that are made of a tensor and stand beside each other; *count becomes their number. */
+static int add_repacked(const struct checkpoint *c, const struct hf_part *parts, size_t left,
+                        size_t *count, const struct hf_form *form, struct image *image,
+                        struct error *err)
 {
     struct encoding *e;
     int rc = packed_encoding(c, parts->tensor, form, &e, err);
-    *count = form->method->count;
     if (rc)
         return rc;
-    for (size_t i = 0; i < *count; i++)
-        image_add_repacked(image, e, parts[i].repack);
+    for (*count = 0; *count < left && parts[*count].tensor == parts->tensor; ++*count)
+        image_add_repacked(image, e, parts[*count].repack, form->format);
     encoding_unref(e);
     return 0;
 }
@@ -231,7 +290,7 @@ static int add_parts(const struct checkpoint *c, const struct hf_layout *l,
     for (size_t i = 0, count = 1; !rc && i < l->count; i += count) {
         const struct hf_part *part = &l->parts[i];
         count = 1;
-        rc = part->repack ? add_repacked(c, part, &count, form, image, err)
+        rc = part->repack ? add_repacked(c, part, l->count - i, &count, form, image, err)
                           : add_whole(c, part->tensor, form, image, err);
     }
     return rc;
@@ -241,7 +300,9 @@ static int add_weights(const struct checkpoint *c, const struct hf_model *m,
                        const struct hf_form *form, struct image *image, struct error *err)
 {
     struct hf_layout l;
-    int rc = hf_layout_make(m, form, &l, err);
+    int rc = form->scaled && *c->awq_problem.text
+                 ? error_set(err, -EINVAL, "%s", c->awq_problem.text)
+                 : hf_layout_make(m, form, &l, err);
     if (rc)
         return rc;
     rc = add_parts(c, &l, form, image, err);
@@ -253,7 +314,9 @@ static int add_own_file(const struct checkpoint *c, uint32_t file, struct image 
                         struct error *err)
 {
     struct source *s;
-    int rc = checkpoint_open(c, c->files[file].path, &s, err);
+    const struct checkpoint *owner;
+    const struct checkpoint_file *f = own_file(c, file, &owner);
+    int rc = checkpoint_open(owner, f->path, &s, err);
     if (rc)
         return rc;
     image_add_file(image, s, 0, source_identity(s)->size);
@@ -266,10 +329,11 @@ static int add_made(struct checkpoint *c, const struct hf_form *form, uint32_t i
 {
     pthread_mutex_lock(&c->lock);
     int rc = make_model(c, err);
+    struct hf_form own = rc ? *form : hf_form_of_model(form, c->hf);
     if (!rc && item == CONFIG)
-        rc = add_text(image, hf_model_config(c->hf, form), err);
+        rc = add_text(image, hf_model_config(c->hf, &own), err);
     else if (!rc && item == WEIGHTS)
-        rc = add_weights(c, c->hf, form, image, err);
+        rc = add_weights(c, c->hf, &own, image, err);
     else if (!rc)
         image_add_bytes(image, c->hf_texts[item - TOKENIZER], 0,
                         c->hf_texts[item - TOKENIZER]->size);
@@ -295,9 +359,10 @@ static int weights_size(struct checkpoint *c, const struct hf_form *form, uint64
     struct buffer header = {0};
     pthread_mutex_lock(&c->lock);
     int rc = make_model(c, err);
-    rc = rc ? rc : hf_layout_make(c->hf, form, &l, err);
+    struct hf_form own = rc ? *form : hf_form_of_model(form, c->hf);
+    rc = rc ? rc : hf_layout_make(c->hf, &own, &l, err);
     if (!rc) {
-        rc = hf_layout_put_header(&l, form, &header, err);
+        rc = hf_layout_put_header(&l, &own, &header, err);
         *size = header.size + l.size;
         buffer_free(&header);
         hf_layout_free(&l);
@@ -311,7 +376,8 @@ int hf_file_size(struct checkpoint *c, const struct hf_form *form, uint32_t item
 {
     struct image *image;
     if (item >= MADE_COUNT) {
-        *size = c->files[item - MADE_COUNT].identity.size;
+        const struct checkpoint *owner;
+        *size = own_file(c, item - MADE_COUNT, &owner)->identity.size;
         return 0;
     }
     if (item == WEIGHTS)

@@ -19,6 +19,10 @@ int hf_form_offered(const struct checkpoint *c, const struct hf_form *form, stru
 /* The form of tensors/ that it is shown with: what layers are repacked from, else its floats. */
 unsigned hf_form_shown_as(const struct hf_form *form);
 
+/* What the quantized layers were calibrated with: "none", the digest of AWQ's scales, or NULL where there are none or each has a
+ * digest of its own. */
+const char *hf_form_calibration(const struct checkpoint *c, const struct hf_form *form);
+
 /* The name of file `item` (from 0 on) of such a folder; NULL behind the last, "" for an item that
  * stands for none. */
 const char *hf_file_name(const struct checkpoint *c, uint32_t item);

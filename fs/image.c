@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/image.h"
 
+#include "daemon/mean.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,19 +111,26 @@ void image_add_tensor(struct image *image, struct encoding *encoding)
         s->encoding = encoding_ref(encoding);
 }
 
-static struct repack_matrix matrix_of(const struct encoding *e)
+static struct repack_matrix matrix_of(const struct encoding *e, enum format_id type)
 {
-    return (struct repack_matrix){e->format, e->view.rows, e->view.cols,
-                                  e->factors && *e->factors ? (*e->factors)->order : NULL};
+    return (struct repack_matrix){
+        .format = e->format,
+        .rows = e->view.rows,
+        .cols = e->view.cols,
+        .order = e->factors && *e->factors ? (*e->factors)->order : NULL,
+        .type = type,
+    };
 }
 
-void image_add_repacked(struct image *image, struct encoding *encoding, const struct repack *repack)
+void image_add_repacked(struct image *image, struct encoding *encoding, const struct repack *repack,
+                        enum format_id type)
 {
-    const struct repack_matrix matrix = matrix_of(encoding);
+    const struct repack_matrix matrix = matrix_of(encoding, type);
     struct segment *s = add(image, SEGMENT_REPACKED, 0, repack_size(repack, &matrix));
     if (s) {
         s->encoding = encoding_ref(encoding);
         s->repack = repack;
+        s->type = type;
     }
 }
 
@@ -242,13 +251,13 @@ static int map_tensor(struct encoding *e, struct tiles *tiles, uint64_t at, size
 }
 
 /* What a tile, the part [start, start + size) of the canonical bytes, has of the units that are
- * needed goes into the window. Tiles hold whole units. */
+ * needed goes into the window. Tiles hold whole units, but for the last one of all. */
 static int put_tile(const struct segment *s, const struct repack_matrix *matrix,
                     struct repack_units need, uint64_t start, size_t size, const uint8_t *data,
                     const struct repack_window *w, struct error *err)
 {
     size_t unit = repack_unit_size(matrix);
-    uint64_t first = start / unit, end = first + size / unit;
+    uint64_t first = start / unit, end = first + (size - 1) / unit + 1;
     struct repack_units run = {first > need.first ? first : need.first, 0};
     run.count = (end < need.first + need.count ? end : need.first + need.count) - run.first;
     int rc = s->repack->put(matrix, data + (run.first - first) * unit, run, w, err);
@@ -261,15 +270,21 @@ static int map_repacked(const struct segment *s, struct tiles *tiles, uint64_t a
                         enum job_class class, struct reading *r, struct error *err)
 {
     struct encoding *e = s->encoding;
-    const struct repack_matrix matrix = matrix_of(e);
+    struct repack_matrix matrix = matrix_of(e, s->type);
     const struct repack_window w = {r->buf + r->size, at, n};
+    if (s->repack->mean) {
+        settle(tiles, r); /* nobody waits with a tile in hand */
+        int rc = mean_get(tiles, e, class, &matrix.mean, err);
+        if (rc)
+            return rc;
+    }
     if (!s->repack->need)
         return s->repack->put(&matrix, NULL, (struct repack_units){0, 0}, &w, err);
     struct repack_units need = s->repack->need(&matrix, at, n);
     size_t unit = repack_unit_size(&matrix);
     uint64_t end = (need.first + need.count) * unit;
     int rc = 0;
-    settle(tiles, r); /* nobody waits with a tile in hand */
+    settle(tiles, r); /* as above */
     for (uint64_t i = need.first * unit / e->tile_size; !rc && i * e->tile_size < end; i++) {
         struct tile *tile;
         rc = tile_get(tiles, e, i, class, &tile, err);
@@ -360,14 +375,14 @@ static bool prefetch_tensor(struct encoding *e, struct tiles *tiles, uint64_t at
 }
 
 /* Likewise, of bytes [at, end) of what a segment shows. */
-static bool prefetch_segment(const struct segment *s, struct tiles *tiles, uint64_t at, uint64_t end,
-                             const void *owner)
+static bool prefetch_segment(const struct segment *s, struct tiles *tiles, uint64_t at,
+                             uint64_t end, const void *owner)
 {
     if (s->kind == SEGMENT_TENSOR)
         return prefetch_tensor(s->encoding, tiles, at, end, owner);
     if (s->kind != SEGMENT_REPACKED || !s->repack->need || at == end)
         return true;
-    const struct repack_matrix matrix = matrix_of(s->encoding);
+    const struct repack_matrix matrix = matrix_of(s->encoding, s->type);
     struct repack_units need = s->repack->need(&matrix, at, (size_t)(end - at));
     size_t unit = repack_unit_size(&matrix);
     return prefetch_tensor(s->encoding, tiles, need.first * unit, (need.first + need.count) * unit,

@@ -37,6 +37,7 @@ struct segment {
     uint64_t from;           /* BYTES, FILE: where in the object the segment begins */
     enum segment_kind kind;
     const struct repack *repack; /* REPACKED */
+    enum format_id type;         /* likewise, of the floats that a loader makes of it */
     union {
         struct bytes *bytes;
         struct source *source;
@@ -64,7 +65,8 @@ void image_add_bytes(struct image *image, struct bytes *bytes, uint64_t from, ui
 void image_add_zeros(struct image *image, uint64_t length);
 void image_add_file(struct image *image, struct source *source, uint64_t from, uint64_t length);
 void image_add_tensor(struct image *image, struct encoding *encoding);
-void image_add_repacked(struct image *image, struct encoding *encoding, const struct repack *repack);
+void image_add_repacked(struct image *image, struct encoding *encoding, const struct repack *repack,
+                        enum format_id type);
 void image_add_made(struct image *image, struct made *made);
 
 /* Hands a finished image over, or lets go of one (or NULL) whose making failed with rc or ran out of

@@ -4,6 +4,7 @@
 #include "daemon/log.h"
 #include "daemon/tile.h"
 #include "fs/form.h"
+#include "fs/lora_file.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -37,6 +38,10 @@ static const struct {
      "importance matrix for a store of one model, or a folder of MODEL.dat"},
     {"calibration", TEXT, FIELD(calibration), "DIR", "none",
      "calibration, for forms that take one: of a store's one model, or a folder of MODEL"},
+    {"base", TEXT, FIELD(base), "ADAPTER:MODEL", "the one it names",
+     "what an adapter adds to: a model of the store or a path; several with ;"},
+    {"onto_nf4", FLAG, FIELD(onto_nf4), NULL, NULL,
+     "adapters add to their base as NF4 has it (QLoRA)"},
     {"forms", TEXT, FIELD(forms), "LIST", "all", "recipes and formats shown, as in Q4_K_M:Q8_0"},
     {"notensors", FLAG, FIELD(notensors), NULL, NULL, "do not show tensors/"},
     {"requantize", FLAG, FIELD(requantize), NULL, NULL,
@@ -179,6 +184,7 @@ static int parse_forms(struct options *o, struct error *err)
 {
     o->recipe_mask = 0;
     o->form_mask = 0;
+    o->lora = false;
     char *copy = strdup(o->forms), *rest = copy, *word;
     int rc = copy ? 0 : error_set(err, -ENOMEM, "out of memory");
     while (!rc && (word = strsep(&rest, ":"))) {
@@ -188,7 +194,9 @@ static int parse_forms(struct options *o, struct error *err)
             o->recipe_mask |= 1u << (recipe - recipes);
         if (form != FORM_STORED)
             o->form_mask |= UINT64_C(1) << form;
-        if (!recipe && form == FORM_STORED)
+        bool lora = strcasecmp(word, lora_file_kind) == 0;
+        o->lora |= lora;
+        if (!recipe && form == FORM_STORED && !lora)
             rc = error_set(err, -EINVAL, "option forms: \"%s\" is neither a recipe nor a format",
                            word);
     }
@@ -201,6 +209,7 @@ int options_finish(struct options *o, struct error *err)
     enum log_level level;
     o->recipe_mask = UINT32_MAX;
     o->form_mask = UINT64_MAX;
+    o->lora = true;
     if (o->forms && parse_forms(o, err))
         return -EINVAL;
     if (o->compress && strcmp(o->compress, "sealed") != 0 && strcmp(o->compress, "off") != 0)

@@ -22,13 +22,15 @@ struct options {
     uint64_t memory, workers, readahead;
     char *imatrix;
     char *calibration;
+    char *base;
     char *forms;         /* as given */
-    bool notensors, requantize, follow_links, allow_other;
+    bool notensors, onto_nf4, requantize, follow_links, allow_other;
     uint64_t uid, gid, umask; /* UINT64_MAX: not given */
     char *log, *loglevel;
     /* Derived. */
     uint32_t recipe_mask; /* which are shown: bit i is recipes[i] */
     uint64_t form_mask;   /* likewise, form i */
+    bool lora;            /* whether adapters are shown as files of their own */
 };
 
 /* The defaults. Strings are owned by the options. */

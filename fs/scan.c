@@ -150,7 +150,8 @@ static bool is_checkpoint(const struct folder *f)
         if (f->entries[i].type == DT_DIR)
             continue;
         if (ends_with(name, ".safetensors") || ends_with(name, ".pt") || ends_with(name, ".pth") ||
-            (starts_with(name, "pytorch_model") && ends_with(name, ".bin")))
+            (starts_with(name, "pytorch_model") && ends_with(name, ".bin")) ||
+            strcmp(name, "adapter_config.json") == 0)
             return true;
         config |= strcmp(name, "config.json") == 0;
         gguf |= is_gguf_model(name);

@@ -2,8 +2,10 @@
 #include "fs/store.h"
 
 #include "daemon/log.h"
+#include "fs/adapter.h"
 #include "fs/gguf_file.h"
 #include "fs/hf_file.h"
+#include "fs/lora_file.h"
 #include "fs/scan.h"
 
 #include <errno.h>
@@ -26,10 +28,28 @@ struct slot {
     struct checkpoint *checkpoint; /* by both locks to set, by either to read */
 };
 
+/* What an adapter, or all of them, shall add to. */
+struct given_base {
+    char *adapter; /* NULL: any */
+    char *model;   /* of the store; or an absolute path */
+    struct given_base *next;
+};
+
+/* A model that is no part of the store, but the base of an adapter in it. */
+struct elsewhere {
+    struct store *store;
+    struct elsewhere *next;
+};
+
 struct store {
     char path[PATH_MAX];
     struct scan_start start;
-    bool requantize;
+    bool requantize, onto_nf4;
+    struct given_base *bases;    /* what is given for adapters, the last one first */
+    char *base;                  /* the same as an option; NULL: none */
+    struct elsewhere *elsewhere; /* by lock */
+    unsigned max_open;
+    struct stats *stats;
     struct source_set *set;
     char *imatrix;      /* absolute, NULL: none */
     char *imatrix_name; /* as given */
@@ -306,6 +326,207 @@ static int resolve_calibration(struct store *s, const char *given, struct error 
     return s->calibration_model ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
+/* ---- what an adapter adds to ---- */
+
+/* What is given for an adapter, or else for all; NULL where nothing is. */
+static const char *given_base(const struct store *s, const char *adapter)
+{
+    const char *of_all = NULL;
+    for (const struct given_base *b = s->bases; b; b = b->next) {
+        if (b->adapter && strcmp(b->adapter, adapter) == 0)
+            return b->model;
+        if (!b->adapter && !of_all)
+            of_all = b->model;
+    }
+    return of_all;
+}
+
+/* The last part of a name or path, and how long that is; it may have slashes behind it. */
+static const char *last_part(const char *name, size_t *n)
+{
+    const char *end = name + strlen(name), *first;
+    while (end > name && end[-1] == '/')
+        end--;
+    for (first = end; first > name && first[-1] != '/';)
+        first--;
+    *n = (size_t)(end - first);
+    return first;
+}
+
+/* The number of a model by its name, or by the last part of it, which must then be the only one. 0
+ * where there is none, -EEXIST where there are several. */
+static int find_by_name(struct store *s, const char *name, const char *adapter, uint32_t *number)
+{
+    size_t n;
+    const char *last = last_part(name, &n);
+    uint32_t alike = 0, count = 0;
+    *number = 0;
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < s->live_count; i++) {
+        const struct slot *slot = s->slots[s->live[i] - 1];
+        const char *cut = strrchr(slot->name, '/');
+        if (is_group(slot) || strcmp(slot->name, adapter) == 0)
+            continue;
+        if (strcmp(slot->name, name) == 0)
+            *number = s->live[i];
+        cut = cut ? cut + 1 : slot->name;
+        if (strlen(cut) == n && memcmp(cut, last, n) == 0) {
+            alike = s->live[i];
+            count++;
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (!*number)
+        *number = alike;
+    return *number == alike && count > 1 ? -EEXIST : 0;
+}
+
+static bool take_first(void *context, const struct store_entry *e)
+{
+    *(uint32_t *)context = e->number;
+    return false;
+}
+
+/* Whether a store's folder is still the one that its path leads to. */
+static bool is_in_place(const struct store *s)
+{
+    struct stat path, root;
+    return stat(s->path, &path) == 0 && fstat(s->start.root.fd, &root) == 0 &&
+           (!S_ISDIR(path.st_mode) || (path.st_dev == root.st_dev && path.st_ino == root.st_ino));
+}
+
+/* The store of a folder that is a model, and is not left while this one lives. */
+static int open_elsewhere(struct store *s, const char *path, struct store **out, struct error *err)
+{
+    struct store_options options = {.path = path, .max_open = s->max_open, .stats = s->stats};
+    for (const struct elsewhere *e = s->elsewhere; e; e = e->next)
+        if (strcmp(store_path(e->store), path) == 0 && is_in_place(e->store)) {
+            *out = e->store;
+            return 0;
+        }
+    struct elsewhere *e = malloc(sizeof *e);
+    int rc = e ? store_open(&options, &e->store, err) : error_set(err, -ENOMEM, "out of memory");
+    if (rc) {
+        free(e);
+        return rc;
+    }
+    e->next = s->elsewhere;
+    s->elsewhere = e;
+    *out = e->store;
+    return 0;
+}
+
+static int get_elsewhere(struct store *s, const char *path, struct checkpoint **out,
+                         struct error *err)
+{
+    struct store *store;
+    uint32_t number = 0;
+    pthread_mutex_lock(&s->lock);
+    int rc = open_elsewhere(s, path, &store, err);
+    pthread_mutex_unlock(&s->lock);
+    if (rc)
+        return rc;
+    store_each_model(store, take_first, &number);
+    if (!number || !store_is_model(store))
+        return error_set(err, -ENOENT, "%s: there is no model", path);
+    return store_get_current(store, number, out, err);
+}
+
+static bool is_adapter(struct store *s, uint32_t number)
+{
+    pthread_mutex_lock(&s->lock);
+    const struct slot *slot = s->slots[number - 1];
+    char *path = slot->file ? NULL : strdup(slot->path);
+    pthread_mutex_unlock(&s->lock);
+    bool adapter = path && adapter_is(&s->start.root, path);
+    free(path);
+    return adapter;
+}
+
+/* -ESTALE where the base had changed since it was loaded: by its name it is found anew. */
+static int get_base(struct store *s, const char *adapter, const char *name, struct checkpoint **out,
+                    struct error *err)
+{
+    uint32_t number;
+    const char *given = given_base(s, adapter), *wanted = given ? given : name;
+    if (!wanted)
+        return error_set(err, -ENOENT, "it is an adapter and does not say of what: base= can");
+    if (given && *given == '/')
+        return get_elsewhere(s, given, out, err);
+    if (find_by_name(s, wanted, adapter, &number))
+        return error_set(err, -EEXIST, "its base \"%s\" could be several models: base= says which",
+                         wanted);
+    if (!number)
+        return error_set(err, -ENOENT, "its base \"%s\" is not in the store: base= says where it is",
+                         wanted);
+    if (is_adapter(s, number))
+        return error_set(err, -ENOTSUP, "its base \"%s\" is an adapter", wanted);
+    return store_get_current(s, number, out, err);
+}
+
+/* See checkpoint_options. The base's slot is taken while the adapter's is held, which is in order,
+ * for a base is no adapter. */
+static int find_base(void *context, const char *adapter, const char *name, struct checkpoint **out,
+                     struct error *err)
+{
+    enum { ATTEMPTS = 3 };
+    int rc = -ESTALE;
+    for (int i = 0; rc == -ESTALE && i < ATTEMPTS; i++)
+        rc = get_base(context, adapter, name, out, err);
+    return rc;
+}
+
+/* "ADAPTER:MODEL", or "MODEL". A path becomes absolute before the program goes to the background. */
+static int resolve_base(struct store *s, const char *given, size_t n, struct error *err)
+{
+    char path[PATH_MAX];
+    uint32_t number;
+    const char *colon = memchr(given, ':', n);
+    const char *model = colon ? colon + 1 : given;
+    struct given_base *b = calloc(1, sizeof *b);
+    if (b) {
+        b->next = s->bases;
+        s->bases = b;
+        b->adapter = colon ? strndup(given, (size_t)(colon - given)) : NULL;
+        b->model = strndup(model, n - (size_t)(model - given));
+    }
+    if (!b || !b->model || !b->adapter != !colon)
+        return error_set(err, -ENOMEM, "out of memory");
+    if (find_by_name(s, b->model, b->adapter ? b->adapter : "", &number))
+        return error_set(err, -EEXIST, "base=%.*s: \"%s\" could be several models", (int)n, given,
+                         b->model);
+    if (number)
+        return 0;
+    if (!realpath(b->model, path))
+        return error_set(err, -ENOENT, "base=%.*s: there is no model \"%s\" in the store, nor a folder",
+                         (int)n, given, b->model);
+    free(b->model);
+    b->model = strdup(path);
+    return b->model ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
+/* All of them as an option, with paths as they were found. */
+static int print_bases(struct store *s, struct error *err)
+{
+    size_t size;
+    FILE *out = open_memstream(&s->base, &size);
+    for (const struct given_base *b = s->bases; out && b; b = b->next)
+        fprintf(out, "%s%s%s%s", b->adapter ? b->adapter : "", b->adapter ? ":" : "", b->model,
+                b->next ? ";" : "");
+    return out && fclose(out) == 0 ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
+static int resolve_bases(struct store *s, const char *given, struct error *err)
+{
+    int rc = 0;
+    for (const char *at = given; !rc && *at; at += strspn(at, ";")) {
+        size_t n = strcspn(at, ";");
+        rc = n ? resolve_base(s, at, n, err) : 0;
+        at += n;
+    }
+    return rc ? rc : print_bases(s, err);
+}
+
 int store_open(const struct store_options *options, struct store **out, struct error *err)
 {
     struct store *s = calloc(1, sizeof *s);
@@ -313,6 +534,9 @@ int store_open(const struct store_options *options, struct store **out, struct e
         return error_set(err, -ENOMEM, "out of memory");
     s->start.root.fd = -1;
     s->requantize = options->requantize;
+    s->onto_nf4 = options->onto_nf4;
+    s->max_open = options->max_open;
+    s->stats = options->stats;
     pthread_mutex_init(&s->lock, NULL);
     factor_set_init(&s->factors);
     s->set = source_set_new(options->max_open, options->stats);
@@ -326,6 +550,8 @@ int store_open(const struct store_options *options, struct store **out, struct e
         rc = resolve_imatrix(s, options->imatrix, err);
     if (!rc && options->calibration)
         rc = resolve_calibration(s, options->calibration, err);
+    if (!rc && options->base)
+        rc = resolve_bases(s, options->base, err);
     if (rc)
         store_close(s);
     else
@@ -349,6 +575,18 @@ void store_close(struct store *s)
     free(s->imatrix_model);
     free(s->calibration);
     free(s->calibration_model);
+    free(s->base);
+    for (struct elsewhere *e; (e = s->elsewhere);) {
+        s->elsewhere = e->next;
+        store_close(e->store);
+        free(e);
+    }
+    for (struct given_base *b; (b = s->bases);) {
+        s->bases = b->next;
+        free(b->adapter);
+        free(b->model);
+        free(b);
+    }
     factor_set_destroy(&s->factors);
     source_set_free(s->set);
     scan_free(&s->scan);
@@ -361,6 +599,9 @@ void store_close(struct store *s)
 const char *store_path(const struct store *s) { return s->path; }
 
 const char *store_calibration(const struct store *s) { return s->calibration; }
+
+const char *store_base(const struct store *s) { return s->base; }
+
 int store_root(const struct store *s) { return s->start.root.fd; }
 
 bool store_is_model(struct store *s)
@@ -435,6 +676,9 @@ static int load(struct store *s, const struct slot *slot, struct checkpoint **ou
         .imatrix_name = imatrix_name,
         .calibration = calibration,
         .factors = &s->factors,
+        .find_base = find_base,
+        .context = s,
+        .onto_nf4 = s->onto_nf4,
     };
     rc = rc ? rc : checkpoint_load(&options, out, err);
     free(imatrix);
@@ -639,6 +883,7 @@ void store_trim(struct store *s, size_t budget)
         if (total <= budget || !oldest)
             break;
         gguf_file_forget(oldest->checkpoint);
+        lora_file_forget(oldest->checkpoint);
         hf_file_forget(oldest->checkpoint);
     }
     pthread_mutex_unlock(&s->lock);

@@ -22,6 +22,10 @@ struct store_options {
     const char *path;    /* a folder, or a .gguf file */
     const char *imatrix; /* as given to the mount option; NULL: none */
     const char *calibration; /* likewise */
+    /* What adapters add to, as given: "ADAPTER:MODEL", or "MODEL" for all of them, several with ";"
+     * between; a model of this store or a path. NULL: the one that each adapter names. */
+    const char *base;
+    bool onto_nf4;
     bool requantize, follow_links;
     unsigned max_open;   /* descriptors of source files */
     struct stats *stats;
@@ -36,6 +40,9 @@ const char *store_path(const struct store *s);
 
 /* The absolute path of its calibration, or of the folder of some; NULL: none. */
 const char *store_calibration(const struct store *s);
+
+/* What adapters add to, as in the options, but with absolute paths; NULL: what each of them names. */
+const char *store_base(const struct store *s);
 
 /* A descriptor of its folder. */
 int store_root(const struct store *s);

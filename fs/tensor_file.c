@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/tensor_file.h"
 
+#include "codec/derived.h"
 #include "fs/encoded.h"
 #include "fs/guidance.h"
 
@@ -29,7 +30,16 @@ static bool takes_width(const struct format *f, uint64_t cols)
     if (f->stripe_bits)
         return spqr_format_layout(f, cols, &layout, NULL) == 0 && layout.stripe_size <= TILE_MAX;
     return cols % f->block == 0 &&
-           (!f->encode_rows || (format_bytes(f, cols, &row_size) && row_size <= TILE_MAX));
+           ((!f->encode_rows && !f->row_head) ||
+            (format_packed_bytes(f, cols, cols, &row_size) && row_size <= TILE_MAX));
+}
+
+/* What depends on the type of weights is offered in their own; where they have none of those, in
+ * BF16. */
+static bool takes_type(const struct format *f, const struct dtype *t)
+{
+    const struct format *own = t->format && t->format->plain_float ? t->format : &formats[FORMAT_BF16];
+    return !f->type || f->type == own;
 }
 
 /* A format that is another one where nothing is known of the inputs is offered where something is. */
@@ -45,14 +55,16 @@ bool tensor_is_matrix(const struct tensor *t)
     return t->ndim == 2 && t->elements && t->dtype->widen && !t->dtype->scaled;
 }
 
-/* What is quantized already can be had as plain floats, as another format only by request. */
+/* What is quantized already can be had as plain floats, as another format only by request; what is
+ * derived is stored in no form. */
 static bool fits(const struct checkpoint *c, const struct tensor *t, unsigned form)
 {
     if (form == FORM_STORED)
-        return true;
+        return !t->derived;
     const struct format *f = form_format(form);
-    return tensor_is_matrix(t) && t->dtype->format != f && takes_width(f, t->shape[1]) &&
-           (!dtype_is_quantized(t->dtype) || f->plain_float || c->requantize) &&
+    return tensor_is_matrix(t) && (t->dtype->format != f || t->derived) &&
+           takes_width(f, t->shape[1]) && takes_type(f, t->dtype) &&
+           (!tensor_is_quantized(t) || f->plain_float || c->requantize) &&
            (!f->plain || is_known(c, t));
 }
 
@@ -106,6 +118,10 @@ static int add_packed(const struct checkpoint *c, const struct tensor *t, unsign
 {
     const struct format *f = form_format(form);
     struct view view = view_make(t);
+    if (!f) { /* what lies in no file is made in its own type, too */
+        struct encoded own = {.view = &view, .format = t->derived->type->format};
+        return encoded_add(c, &own, image, err);
+    }
     struct encoded what = {.view = &view, .format = f, .own = f->damping > 0};
     what.mapped = find_mapped(c, t, &what.first);
     return encoded_add(c, &what, image, err);
@@ -118,7 +134,7 @@ int tensor_file_get(const struct checkpoint *c, const struct tensor *t, unsigned
     if (!image)
         return error_set(err, -ENOMEM, "out of memory");
     int rc = 0;
-    if (form == FORM_STORED)
+    if (form == FORM_STORED && !t->derived)
         image_add_file(image, c->shards[t->file], t->offset, t->size);
     else
         rc = add_packed(c, t, form, image, err);
@@ -130,6 +146,37 @@ static json_t *form_info(const struct tensor *t, unsigned form)
     uint64_t bytes = tensor_form_size(t, form);
     double bpw = form == FORM_STORED ? dtype_bits(t->dtype) : 8.0 * (double)bytes / (double)t->elements;
     return json_pack("{s:I, s:f}", "bytes", (json_int_t)bytes, "bpw", bpw);
+}
+
+/* Where the bytes of a tensor lie; what is not below the model's own folder is named in full. */
+static json_t *place_info(const struct checkpoint *c, const struct tensor *t)
+{
+    const char *path = source_path(c->shards[t->file]);
+    size_t n = strlen(c->path);
+    bool below = n && strncmp(path, c->path, n) == 0 && path[n] == '/';
+    return json_pack("{s:s, s:I, s:I}", "file", below ? path + n + 1 : path, "offset",
+                     (json_int_t)t->offset, "bytes", (json_int_t)t->size);
+}
+
+/* Of what lies in no file: by what method it follows from which tensors. */
+static json_t *derived_info(const struct checkpoint *c, const struct derived *d)
+{
+    json_t *info = json_pack("{s:s}", "method", d->method->name), *parts = json_array();
+    if (d->bits)
+        json_object_set_new(info, "bits", json_integer(d->bits));
+    if (d->group)
+        json_object_set_new(info, "group", json_integer((json_int_t)d->group));
+    if (d->rank)
+        json_object_set_new(info, "rank", json_integer((json_int_t)d->rank));
+    for (uint32_t i = 0; i < d->part_count; i++) {
+        if (!d->parts[i])
+            continue;
+        json_t *part = place_info(c, d->parts[i]);
+        json_object_set_new(part, "name", json_string(d->parts[i]->name));
+        json_array_append_new(parts, part);
+    }
+    json_object_set_new(info, "parts", parts);
+    return info;
 }
 
 char *tensor_info(const struct checkpoint *c, const struct tensor *t)
@@ -144,11 +191,8 @@ char *tensor_info(const struct checkpoint *c, const struct tensor *t)
     json_object_set_new(root, "dtype", json_string(t->dtype->name));
     json_object_set_new(root, "shape", shape);
     json_object_set_new(root, "elements", json_integer((json_int_t)t->elements));
-    const char *path = source_path(c->shards[t->file]);
-    size_t skip = *c->path ? strlen(c->path) + 1 : 0;
     json_object_set_new(root, "source",
-                        json_pack("{s:s, s:I, s:I}", "file", path + skip, "offset",
-                                  (json_int_t)t->offset, "bytes", (json_int_t)t->size));
+                        t->derived ? derived_info(c, t->derived) : place_info(c, t));
     uint64_t matrix;
     const struct model_tensor *mapped = find_mapped(c, t, &matrix);
     if (mapped)

@@ -15,8 +15,8 @@ bool tensor_form_is_calibrated(unsigned form);
 /* Whether a tensor is a matrix of floats, or of what can be widened to them: those have forms. */
 bool tensor_is_matrix(const struct tensor *t);
 
-/* Whether a tensor is offered in a form: matrices of floats in all formats that fit, everything as
- * it is stored. A format that is the stored type is offered only as that; one that only differs from
+/* Whether a tensor is offered in a form: matrices of floats in all formats that fit, everything that
+ * lies in a file as it is stored. A format that is the stored type is offered only as that; one that only differs from
  * another with a calibration, only with one. */
 bool tensor_has_form(const struct checkpoint *c, const struct tensor *t, unsigned form);
 

@@ -38,7 +38,7 @@ static int set_band(struct tensor_rows *r, struct error *err)
         size = r->stripes.stripe_size;
         r->permuted = calloc(BAND_ROWS * r->columns, sizeof *r->permuted);
     } else {
-        format_bytes(r->format, BAND_ROWS * r->columns, &size);
+        format_packed_bytes(r->format, r->columns, BAND_ROWS * r->columns, &size);
     }
     r->band_size = (size_t)size;
     r->packed = malloc(r->band_size);
@@ -139,6 +139,8 @@ int tensor_rows_read(struct tensor_rows *r, struct tiles *tiles, uint64_t first,
         return rc;
     if (stripes)
         return decode_stripe(r, tiles, rows, out, err);
-    r->format->decode(r->packed, rows * r->columns, out);
+    size_t each = r->format->row_head ? r->columns : rows * r->columns;
+    for (size_t done = 0; done < rows * r->columns; done += each)
+        r->format->decode(r->packed + done / r->columns * (r->band_size / BAND_ROWS), each, out + done);
     return 0;
 }

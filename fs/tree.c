@@ -6,6 +6,7 @@
 #include "fs/extents.h"
 #include "fs/gguf_file.h"
 #include "fs/hf_file.h"
+#include "fs/lora_file.h"
 #include "fs/measure_file.h"
 #include "fs/name.h"
 #include "fs/tensor_file.h"
@@ -31,6 +32,7 @@ enum kind {
     ORIGINAL, /* item: checkpoint file */
     RECIPES,  /* gguf/ */
     RECIPE,   /* form: recipe */
+    ADAPTER,  /* what a merged model adds to its base */
     HF,       /* hf/ */
     HF_FORM,  /* form: of hf_model.h */
     HF_FILE,  /* item: of hf_file.h; form */
@@ -142,10 +144,11 @@ static bool shows_tensors(const struct tree *t, const struct checkpoint *c)
     return !t->options->notensors && c->tensors.count;
 }
 
-static void recipe_file_name(const struct checkpoint *c, uint32_t recipe, char *out)
+/* of: a recipe's name, or lora_file_kind */
+static void gguf_file_name(const struct checkpoint *c, const char *of, char *out)
 {
     char name[PATH_SIZE];
-    snprintf(name, sizeof name, "%s-%s.gguf", c->base, recipes[recipe].name);
+    snprintf(name, sizeof name, "%s-%s.gguf", c->base, of);
     if (strlen(name) <= NAME_BYTES)
         strcpy(out, name);
     else
@@ -168,6 +171,7 @@ static bool exists(const struct tree *t, struct node n, const struct checkpoint 
     case ORIGINAL: return n.item < c->file_count && !c->files[n.item].folder;
     case RECIPES: return c->mapped;
     case RECIPE: return shows_recipe(t, c, n.form);
+    case ADAPTER: return t->options->lora && lora_file_offered(c);
     case HF: return hf_offered(c);
     case HF_FORM: return shows_hf(t, c, n.form);
     case HF_FILE: {
@@ -197,8 +201,8 @@ static void node_path(const struct tree *t, struct node n, const struct checkpoi
     char name[NAME_BYTES + 1] = "", measure[MEASURE_NAME_MAX];
     if (n.kind == TENSOR || n.kind == FORM || n.kind == INFO || is_measure(n.kind))
         name_encode(c->tensors.items[n.item].name, name);
-    if (n.kind == RECIPE)
-        recipe_file_name(c, n.form, name);
+    if (n.kind == RECIPE || n.kind == ADAPTER)
+        gguf_file_name(c, n.kind == RECIPE ? recipes[n.form].name : lora_file_kind, name);
     switch (n.kind) {
     case ROOT: strcpy(out, ""); break;
     case GROUP:
@@ -214,7 +218,8 @@ static void node_path(const struct tree *t, struct node n, const struct checkpoi
                  c->files[n.item].path);
         break;
     case RECIPES: snprintf(out, PATH_SIZE, "%s/gguf", c->name); break;
-    case RECIPE: snprintf(out, PATH_SIZE, "%s/gguf/%s", c->name, name); break;
+    case RECIPE:
+    case ADAPTER: snprintf(out, PATH_SIZE, "%s/gguf/%s", c->name, name); break;
     case HF: snprintf(out, PATH_SIZE, "%s/hf", c->name); break;
     case HF_FORM: snprintf(out, PATH_SIZE, "%s/hf/%s", c->name, hf_forms[n.form].name); break;
     case HF_FILE:
@@ -311,6 +316,8 @@ static int size_of(struct tree *t, struct node n, struct checkpoint *c, uint64_t
         *size = measure_size(&c->tensors.items[n.item], n.form, measure_of(n.kind));
     } else if (n.kind == RECIPE) {
         rc = gguf_file_size(c, t->cache, &recipes[n.form], size, &err);
+    } else if (n.kind == ADAPTER) {
+        rc = lora_file_size(c, size, &err);
     } else if (n.kind == HF_FILE) {
         rc = hf_file_size(c, &hf_forms[n.form], n.item, size, &err);
         rc = rc ? error_prefix(&err, rc, "%s", c->name) : 0;
@@ -401,13 +408,16 @@ static int lookup_original(const struct checkpoint *c, struct node parent, const
 
 static int lookup_recipe(const struct checkpoint *c, const char *name, struct node *out)
 {
+    char candidate[NAME_BYTES + 1];
     for (out->form = 0; out->form < RECIPE_COUNT; out->form++) {
-        char candidate[NAME_BYTES + 1];
-        recipe_file_name(c, out->form, candidate);
+        gguf_file_name(c, recipes[out->form].name, candidate);
         if (strcmp(candidate, name) == 0)
             return 0;
     }
-    return -ENOENT;
+    out->kind = ADAPTER;
+    out->form = 0;
+    gguf_file_name(c, lora_file_kind, candidate);
+    return strcmp(candidate, name) == 0 ? 0 : -ENOENT;
 }
 
 static int lookup_hf_form(const char *name, struct node *out)
@@ -618,9 +628,11 @@ static void list_in_model(struct lister *l, struct node n, const struct checkpoi
     case FOLDER: list_original(l, n, c); break;
     case RECIPES:
         for (uint32_t i = 0; i < RECIPE_COUNT; i++) {
-            recipe_file_name(c, i, name);
+            gguf_file_name(c, recipes[i].name, name);
             add_node(l, name, child_of(n, RECIPE, 0, i), c);
         }
+        gguf_file_name(c, lora_file_kind, name);
+        add_node(l, name, child_of(n, ADAPTER, 0, 0), c);
         break;
     case HF:
         for (uint32_t i = 0; i < HF_FORM_COUNT; i++)
@@ -735,6 +747,10 @@ static int open_model_file(struct tree *t, struct node n, struct checkpoint *c, 
     case FORM: return tensor_file_get(c, tensor, n.form, &f->image, err);
     case RECIPE:
         rc = gguf_file_get(c, t->cache, &recipes[n.form], &f->image, err);
+        store_trim(t->store, HEADERS_MAX);
+        return rc;
+    case ADAPTER:
+        rc = lora_file_get(c, &f->image, err);
         store_trim(t->store, HEADERS_MAX);
         return rc;
     case HF_FILE: return hf_file_get(c, &hf_forms[n.form], n.item, &f->image, err);
@@ -887,6 +903,9 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
     if (n.kind == RECIPE) {
         out[XATTR_FORMAT] = "gguf";
         out[XATTR_RECIPE] = recipes[n.form].name;
+    } else if (n.kind == ADAPTER) {
+        out[XATTR_FORMAT] = "gguf";
+        out[XATTR_RECIPE] = lora_file_kind;
     } else if (n.kind == HF_FILE) {
         out[XATTR_FORMAT] = hf_forms[n.form].name;
     } else if (tensor) {
@@ -898,14 +917,15 @@ static void xattr_values(struct node n, const struct checkpoint *c, const char *
         out[XATTR_SOURCE] = source_path(c->shards[tensor->file]);
     else if (n.kind == ORIGINAL)
         out[XATTR_SOURCE] = c->files[n.item].path;
-    else if (n.kind == RECIPE || n.kind == HF_FILE || n.kind == MODEL)
+    else if (n.kind == RECIPE || n.kind == ADAPTER || n.kind == HF_FILE || n.kind == MODEL)
         out[XATTR_SOURCE] = *c->path ? c->path : ".";
     if (tensor && tensor_form_is_calibrated(n.form))
         out[XATTR_CALIBRATION] = calibration_of(c, tensor, n.form, digest);
-    bool llamas = n.kind == RECIPE && n.form < RECIPE_LLAMA_COUNT;
-    bool whole = (n.kind == RECIPE && recipes[n.form].matrices) ||
-                 (n.kind == HF_FILE && hf_forms[n.form].method);
-    if (whole && !c->factor_folder)
+    bool llamas = (n.kind == RECIPE && n.form < RECIPE_LLAMA_COUNT) ||
+                  (n.kind == ADAPTER && !c->lora.folded);
+    if (n.kind == HF_FILE)
+        out[XATTR_CALIBRATION] = hf_form_calibration(c, &hf_forms[n.form]);
+    if (n.kind == RECIPE && recipes[n.form].matrices && !c->factor_folder)
         out[XATTR_CALIBRATION] = "none"; /* with one, each matrix has a digest of its own */
     if (llamas || (tensor && n.form != FORM_STORED && form_format(n.form)->encode))
         out[XATTR_REFERENCE] = "llama.cpp " QUANTFS_REFERENCE;

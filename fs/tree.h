@@ -7,7 +7,7 @@
  *
  *     /                              models, and groups of models (<org>/<model>)
  *     /<model>/original/...          its own files
- *     /<model>/gguf/<model>-<RECIPE>.gguf
+ *     /<model>/gguf/<model>-<RECIPE>.gguf, of an adapter also <model>-lora-F16.gguf
  *     /<model>/tensors/<tensor>/<format>, info.json
  *     /<model>/tensors/<tensor>/<format>.error.json, <format>.error.png, sensitivity.png
  *     /.quantfs/...                  not listed; see control.h

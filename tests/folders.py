@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Reads folders of transformers whose linear layers are quantized, as their loaders do, from bytes
-alone: SpQR as its published kernels take it, and GPTQ, version 1. Whatever a loader relies on is an
+alone: SpQR as its published kernels take it, GPTQ, version 1, and AWQ, version gemm. Whatever a loader relies on is an
 AssertionError where it does not hold."""
 
 import dataclasses
@@ -133,3 +133,40 @@ def gptq_weights(folder, layer, shape, bits):
     zeros = (numbers(np.ascontiguousarray(zeros.T), bits).T + 1) % (1 << bits)
     assert (zeros == 1 << (bits - 1)).all()
     return (scales.astype(np.float32)[groups] * (codes - zeros[groups]).astype(np.float32)).T
+
+
+# ---- AWQ ----
+
+def awq_layers(folder):
+    quantization = dict(folder.config["quantization_config"])
+    kept = quantization.pop("modules_to_not_convert", [])
+    assert quantization == {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True,
+                            "version": "gemm"}
+    layers = {name.rsplit(".", 1)[0] for name in folder.tensors if name.endswith(".qweight")}
+    for layer in layers:
+        assert f"{layer}.weight" not in folder.tensors and not any(part in layer for part in kept)
+    rest = {name.split(".", 3)[3].removesuffix(".weight") for name in folder.tensors
+            if name.endswith("_proj.weight")}
+    assert rest == set(kept)
+    return layers
+
+
+def awq_numbers(words):
+    """[row][number]: eight numbers in a word, the even ones first."""
+    words = words.view(np.uint32)
+    out = np.empty((*words.shape, 8), int)
+    for nibble, place in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
+        out[..., place] = words >> np.uint32(4 * nibble) & np.uint32(15)
+    return out.reshape(len(words), -1)
+
+
+def awq_weights(folder, layer, shape):
+    """float32, [rows][cols], and codes."""
+    rows, cols = shape
+    words, zeros, scales = parts_of(folder, layer, ("qweight", "qzeros", "scales"))
+    assert words.dtype == zeros.dtype == np.int32 and scales.dtype == np.float16
+    assert words.shape == (cols, rows // 8) and zeros.shape == (cols // 128, rows // 8)
+    assert scales.shape == (cols // 128, rows)
+    codes, groups = awq_numbers(words), np.arange(cols) // 128
+    told = scales.astype(np.float32)[groups] * (codes - awq_numbers(zeros)[groups]).astype(np.float32)
+    return told.T, codes.T

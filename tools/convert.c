@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/log.h"
 #include "fs/gguf_file.h"
+#include "fs/lora_file.h"
 #include "fs/service.h"
 #include "tools/command.h"
 #include "tools/output.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 enum { STEP = 4 << 20 };
@@ -18,6 +20,12 @@ struct request {
     const char *source, *recipe, *output;
     bool force;
 };
+
+/* Whether the adapter itself is wanted, not a model. */
+static bool is_lora(const struct request *request)
+{
+    return strcasecmp(request->recipe, lora_file_kind) == 0;
+}
 
 static bool first_model(void *context, const struct store_entry *e)
 {
@@ -39,7 +47,8 @@ static int open_image(struct service *s, const struct request *request, struct i
     int rc = store_get(s->tree.store, number, &c, err);
     if (rc)
         return rc;
-    rc = gguf_file_get(c, NULL, recipe_by_name(request->recipe), image, err);
+    rc = is_lora(request) ? lora_file_get(c, image, err)
+                          : gguf_file_get(c, NULL, recipe_by_name(request->recipe), image, err);
     checkpoint_unref(c);
     return rc;
 }
@@ -86,13 +95,14 @@ static int convert(const struct request *request, struct options *options, struc
 
 int run_convert(const struct command *self, int argc, char **argv)
 {
-    enum { IMATRIX = 256, CALIBRATION, WORKERS, FORCE, REQUANTIZE };
+    enum { IMATRIX = 256, CALIBRATION, WORKERS, FORCE, REQUANTIZE, BASE, ONTO_NF4 };
     static const struct option long_options[] = {
         {"help", no_argument, NULL, 'h'},       {"type", required_argument, NULL, 't'},
         {"output", required_argument, NULL, 'o'}, {"imatrix", required_argument, NULL, IMATRIX},
         {"calibration", required_argument, NULL, CALIBRATION},
         {"workers", required_argument, NULL, WORKERS}, {"force", no_argument, NULL, FORCE},
         {"allow-requantize", no_argument, NULL, REQUANTIZE},
+        {"base", required_argument, NULL, BASE}, {"onto-nf4", no_argument, NULL, ONTO_NF4},
         {0},
     };
     struct request request = {0};
@@ -118,13 +128,18 @@ int run_convert(const struct command *self, int argc, char **argv)
             break;
         case FORCE: request.force = true; break;
         case REQUANTIZE: options.requantize = true; break;
+        case BASE:
+            free(options.base);
+            options.base = strdup(optarg);
+            break;
+        case ONTO_NF4: options.onto_nf4 = true; break;
         default: return command_usage(self, "what is wanted?");
         }
     }
     if (argc - optind != 1 || !request.recipe || !request.output)
         return command_usage(self, "a checkpoint, a recipe (-t) and an output (-o) are needed");
     request.source = argv[optind];
-    if (!recipe_by_name(request.recipe))
+    if (!recipe_by_name(request.recipe) && !is_lora(&request))
         return command_usage(self, "there is no recipe \"%s\"", request.recipe);
     if (options_finish(&options, &err))
         return command_usage(self, "%s", err.text);

@@ -49,15 +49,27 @@ static const char *uses(const struct format *f)
                             : "";
 }
 
+/* Which matrices it is offered for. */
+static const char *of_type(const struct format *f)
+{
+    return !f->type                        ? ""
+           : f->type == &formats[FORMAT_F32] ? ", of F32"
+           : f->type == &formats[FORMAT_F16] ? ", of F16"
+                                             : ", of BF16";
+}
+
 static void print_format(const struct format *f)
 {
     if (f->stripe_bits)
         printf("  %-18s %11.4g  of wide matrices: stripes of %d rows, %g %% of outliers; type %u in "
                "GGUF%s\n",
                f->name, spqr_bpw(f), SPQR_ROWS, 100 * SPQR_BUDGET, f->ggml_type, uses(f));
+    else if (f->row_head)
+        printf("  %-18s %11.4g  rows of %u byte a weight, and %u more%s\n", f->name, format_bpw(f),
+               f->block_size, f->row_head, of_type(f));
     else
-        printf("  %-18s %11.4g  %u weights in %u bytes%s\n", f->name, format_bpw(f), f->block,
-               f->block_size, uses(f));
+        printf("  %-18s %11.4g  %u weights in %u bytes%s%s\n", f->name, format_bpw(f), f->block,
+               f->block_size, uses(f), of_type(f));
 }
 
 /* What most of a folder for transformers is packed in. */
@@ -72,8 +84,9 @@ static void print_folders(void)
     for (int i = 0; i < HF_FORM_COUNT; i++) {
         const struct hf_form *form = &hf_forms[i];
         printf("  %-22s %s", form->name, folder_format(form)->name);
-        printf("%s%s\n", form->method ? " for linear layers, else " : "",
-               form->method ? formats[form->format].name : "");
+        printf("%s%s%s\n", form->method ? " for linear layers, else " : "",
+               form->method ? formats[form->format].name : "",
+               form->scaled ? "; scaled, needs a calibration" : "");
     }
 }
 
@@ -110,10 +123,27 @@ static void print_text(void)
     print_folders();
 }
 
+/* Formats with one scale for a block or a row, and codes by a formula. */
+static json_t *json_scaled(void)
+{
+    json_t *list = json_array();
+    for (unsigned form = 1; form < FORM_COUNT; form++) {
+        const struct format *f = form_format(form);
+        if (f->encoder)
+            json_array_append_new(
+                list, json_pack("{s:s, s:i, s:i, s:i, s:f, s:s?}", "name", f->name,
+                                "block_weights", (int)f->block, "block_bytes", (int)f->block_size,
+                                "row_bytes", (int)f->row_head, "bpw", format_bpw(f), "type",
+                                f->type ? f->type->name : NULL));
+    }
+    return list;
+}
+
 static void print_json(void)
 {
     json_t *root = json_object(), *format_list = json_array(), *recipe_list = json_array();
     json_t *spqr_list = json_array(), *guided_list = json_array(), *gptq_list = json_array();
+    json_t *awq_list = json_array();
     for (int i = 0; i < FORMAT_COUNT; i++) {
         const struct format *f = &formats[i];
         json_array_append_new(
@@ -143,6 +173,12 @@ static void print_json(void)
                                         "block_bytes", (int)f->block_size, "bpw", format_bpw(f),
                                         "calibration", f->damping > 0, "natural", (int)f->natural));
     }
+    for (int i = 0; i < AWQ_FORMAT_COUNT; i++) {
+        const struct format *f = &awq_formats[i];
+        json_array_append_new(awq_list, json_pack("{s:s, s:i, s:i, s:f}", "name", f->name,
+                                                  "block_weights", (int)f->block, "block_bytes",
+                                                  (int)f->block_size, "bpw", format_bpw(f)));
+    }
     for (int i = 0; i < RECIPE_COUNT; i++) {
         const struct recipe *r = &recipes[i];
         json_array_append_new(recipe_list,
@@ -154,6 +190,8 @@ static void print_json(void)
     json_object_set_new(root, "guided", guided_list);
     json_object_set_new(root, "spqr", spqr_list);
     json_object_set_new(root, "gptq", gptq_list);
+    json_object_set_new(root, "awq", awq_list);
+    json_object_set_new(root, "scaled", json_scaled());
     json_object_set_new(root, "recipes", recipe_list);
     json_object_set_new(root, "folders", json_folders());
     json_dumpf(root, stdout, JSON_INDENT(1));

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#include "codec/derived.h"
+#include "codec/packed.h"
 #include "fs/container.h"
 #include "tools/command.h"
 
@@ -10,7 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ELEMENTS_SHOWN = 4 }; /* of an array, in text */
+enum {
+    ELEMENTS_SHOWN = 4,   /* of an array, in text */
+    CONFIG_MAX = 1 << 20, /* bytes of a config.json */
+};
 
 /* ---- GGUF ---- */
 
@@ -121,19 +126,88 @@ static json_t *tensors_to_json(const char *format, const struct tensor_list *lis
     return root;
 }
 
-static int load_list(struct source *file, enum container_kind kind, json_t **out,
-                     struct error *err)
+/* ---- what stands packed in a file, by the config.json beside it ---- */
+
+static int read_config(struct source_set *set, const char *path, struct config *config)
+{
+    static const struct beneath anywhere = {AT_FDCWD, true};
+    const char *slash = strrchr(path, '/');
+    struct source *s;
+    char *name, *text;
+    if (asprintf(&name, "%.*sconfig.json", slash ? (int)(slash + 1 - path) : 0, path) < 0)
+        return -ENOMEM;
+    int rc = source_open(set, &anywhere, name, &s, NULL);
+    free(name);
+    if (rc)
+        return rc;
+    uint64_t size = source_identity(s)->size;
+    text = size <= CONFIG_MAX ? malloc((size_t)size + 1) : NULL;
+    rc = text ? source_read(s, text, 0, (size_t)size, NULL) : -ENOMEM;
+    rc = rc ? rc : config_parse((struct blob){text, (size_t)size}, config, NULL);
+    free(text);
+    source_unref(s);
+    return rc;
+}
+
+static int read_start(void *context, const struct tensor *t, void *out, size_t n, struct error *err)
+{
+    return source_read(context, out, t->offset, n, err);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
+}
+
+static json_t *packed_to_json(const struct tensor *t)
+{
+    return json_pack("{s:s, s:s, s:i, s:I, s:s, s:[I, I]}", "name", t->name, "method",
+                     t->derived->method->name, "bits", (int)t->derived->bits, "group",
+                     (json_int_t)t->derived->group, "type", t->dtype->name, "shape",
+                     (json_int_t)t->shape[0], (json_int_t)t->shape[1]);
+}
+
+/* What the file's tensors stand for goes into "packed", or why that is not known, which may be because
+ * the rest is in another file, into "packed_problem". */
+static void add_packed(struct source_set *set, const char *path, struct source *file,
+                       struct tensor_list *list, json_t *root)
+{
+    struct config config;
+    struct error err;
+    if (read_config(set, path, &config))
+        return;
+    const struct packed_reader reader = {read_start, file};
+    if (list->count)
+        qsort(list->items, list->count, sizeof *list->items, by_name);
+    int rc = packed_find(&config, list, &reader, &err);
+    json_t *packed = json_array();
+    for (size_t i = 0; i < list->count; i++)
+        if (list->items[i].derived)
+            json_array_append_new(packed, packed_to_json(&list->items[i]));
+    if (rc)
+        json_object_set_new(root, "packed_problem", json_string(err.text));
+    else if (json_array_size(packed))
+        json_object_set(root, "packed", packed);
+    json_decref(packed);
+    config_free(&config);
+}
+
+static int load_list(struct source_set *set, const char *path, struct source *file,
+                     enum container_kind kind, json_t **out, struct error *err)
 {
     struct tensor_list list = {0};
     int rc = container_list(file, kind, 0, &list, err);
-    if (!rc)
+    if (!rc) {
         *out = tensors_to_json(kind == CONTAINER_TORCH ? "torch" : "safetensors", &list);
+        add_packed(set, path, file, &list, *out);
+    }
     tensor_list_free(&list);
     return rc;
 }
 
 /* By its first bytes: a file that somebody asks about may be called anything. */
-static int load_file(struct source *file, bool all, json_t **out, struct error *err)
+static int load_file(struct source_set *set, const char *path, struct source *file, bool all,
+                     json_t **out, struct error *err)
 {
     char magic[4] = "";
     uint64_t size = source_identity(file)->size;
@@ -142,11 +216,35 @@ static int load_file(struct source *file, bool all, json_t **out, struct error *
         return rc;
     if (memcmp(magic, "GGUF", 4) == 0)
         return load_gguf(file, all, out, err);
-    return load_list(file, memcmp(magic, "PK\3\4", 4) == 0 ? CONTAINER_TORCH : CONTAINER_SAFETENSORS,
-                     out, err);
+    return load_list(set, path, file,
+                     memcmp(magic, "PK\3\4", 4) == 0 ? CONTAINER_TORCH : CONTAINER_SAFETENSORS, out,
+                     err);
 }
 
 /* ---- printing ---- */
+
+/* What tensors stand for, behind them all. */
+static void print_packed(const json_t *root)
+{
+    size_t i;
+    json_t *entry;
+    const char *problem = json_string_value(json_object_get(root, "packed_problem"));
+    if (problem)
+        printf("not unpacked, by this file alone: %s\n", problem);
+    json_array_foreach(json_object_get(root, "packed"), i, entry)
+    {
+        const json_t *shape = json_object_get(entry, "shape");
+        printf("  %-40s %s, %" JSON_INTEGER_FORMAT " bits, groups of %" JSON_INTEGER_FORMAT
+               ", as %s [%" JSON_INTEGER_FORMAT ", %" JSON_INTEGER_FORMAT "]\n",
+               json_string_value(json_object_get(entry, "name")),
+               json_string_value(json_object_get(entry, "method")),
+               json_integer_value(json_object_get(entry, "bits")),
+               json_integer_value(json_object_get(entry, "group")),
+               json_string_value(json_object_get(entry, "type")),
+               json_integer_value(json_array_get(shape, 0)),
+               json_integer_value(json_array_get(shape, 1)));
+    }
+}
 
 static void print_text(const json_t *root)
 {
@@ -174,6 +272,7 @@ static void print_text(const json_t *root)
                json_integer_value(json_object_get(entry, "offset")));
         free(text);
     }
+    print_packed(root);
 }
 
 int run_inspect(const struct command *self, int argc, char **argv)
@@ -201,7 +300,7 @@ int run_inspect(const struct command *self, int argc, char **argv)
     int rc = set ? source_open(set, &anywhere, path, &file, &err)
                  : error_set(&err, -ENOMEM, "out of memory");
     if (!rc) {
-        rc = load_file(file, json, &root, &err);
+        rc = load_file(set, path, file, json, &root, &err);
         source_unref(file);
     }
     source_set_free(set);

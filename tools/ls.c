@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#include "codec/derived.h"
 #include "codec/hf_quant.h"
+#include "codec/lora.h"
 #include "fs/gguf_file.h"
 #include "fs/hf_file.h"
+#include "fs/lora_file.h"
 #include "fs/mount.h"
 #include "fs/service.h"
 #include "fs/tensor_file.h"
@@ -36,7 +39,10 @@ static bool store_of_mount(const char *folder, char *out, struct options *option
         snprintf(out, PATH_MAX, "%s", store);
         options->requantize = json_is_true(json_object_get(stats, "requantize"));
         const char *calibration = json_string_value(json_object_get(stats, "calibration"));
+        const char *base = json_string_value(json_object_get(stats, "base"));
         options->calibration = calibration ? strdup(calibration) : NULL;
+        options->base = base ? strdup(base) : NULL;
+        options->onto_nf4 = json_is_true(json_object_get(stats, "onto_nf4"));
         options->follow_links = json_is_true(json_object_get(stats, "follow_links"));
     }
     json_decref(stats);
@@ -131,14 +137,71 @@ static void print_refused(const struct checkpoint *c)
     struct error err;
     for (int i = 0; i < HF_METHOD_COUNT; i++)
         if (method_refused(c, i, &err))
-            printf("  no hf/%s-*: %s\n", hf_methods[i].name, err.text);
+            printf("  no hf/%s%s: %s\n", hf_methods[i].name, hf_methods[i].one ? "" : "-*", err.text);
+}
+
+/* Tensors that are unpacked where they are read, and those that an adapter adds to. */
+static void count_derived(const struct checkpoint *c, size_t *packed, size_t *adapted)
+{
+    *packed = *adapted = 0;
+    for (size_t i = 0; i < c->tensors.count; i++) {
+        const struct tensor *t = &c->tensors.items[i];
+        *packed += t->derived && tensor_is_quantized(t);
+        *adapted += t->derived && t->derived->method == &lora_method;
+    }
+}
+
+static void print_derived(const struct checkpoint *c)
+{
+    size_t packed, adapted;
+    count_derived(c, &packed, &adapted);
+    if (c->onto)
+        printf("  an adapter of %s, %zu of whose tensors it adds to\n", c->onto->name, adapted);
+    if (packed)
+        printf("  %zu of the tensors are packed%s\n", packed,
+               c->quantized ? ": without requantize only floats are made of them" : "");
+}
+
+/* How a tensor is stored, whose floats follow from that. */
+static void print_method(const struct derived *d)
+{
+    printf(" of %s", d->method->name);
+    if (d->bits)
+        printf(", %" PRIu32 " bits", d->bits);
+    if (d->group)
+        printf(", groups of %" PRIu64, d->group);
+    if (d->rank)
+        printf(", rank %" PRIu64, d->rank);
+}
+
+/* An adapter as a file of its own. */
+static void print_lora(struct ls *ls, struct checkpoint *c)
+{
+    struct error err;
+    uint64_t bytes;
+    char size[16];
+    if (*c->lora_problem.text)
+        printf("  no gguf/%s-%s.gguf: %s\n", c->base, lora_file_kind, c->lora_problem.text);
+    if (!lora_file_offered(c))
+        return;
+    if (lora_file_size(c, &bytes, &err)) {
+        printf("  no gguf/%s-%s.gguf: %s\n", c->base, lora_file_kind, err.text);
+        ls->failures++;
+    } else if (ls->verbose) {
+        printf("  %14" PRIu64 "  gguf/%s-%s.gguf\n", bytes, c->base, lora_file_kind);
+    } else {
+        printf("  %s %s\n", lora_file_kind, text_bytes(bytes, size));
+    }
 }
 
 static void print_tensors(const struct checkpoint *c)
 {
     for (size_t i = 0; i < c->tensors.count; i++) {
         const struct tensor *t = &c->tensors.items[i];
-        printf("  tensors/%s  %s [", t->name, t->dtype->name);
+        printf("  tensors/%s  %s", t->name, t->dtype->name);
+        if (t->derived)
+            print_method(t->derived);
+        printf(" [");
         for (uint32_t d = 0; d < t->ndim; d++)
             printf("%s%" PRIu64, d ? ", " : "", t->shape[d]);
         printf("] ");
@@ -169,8 +232,10 @@ static void print_model(struct ls *ls, struct checkpoint *c)
         if (c->files[i].outside)
             printf("  original/%s is not shown: it is a link that leaves the store\n",
                    c->files[i].path);
+    print_derived(c);
     if (c->mapped)
         print_all_recipes(ls, c);
+    print_lora(ls, c);
     print_refused(c);
     if (ls->tensors)
         print_tensors(c);
@@ -220,6 +285,11 @@ static void add_json(struct ls *ls, struct checkpoint *c)
                                     : c->incomplete ? "incomplete"
                                                     : "refused"));
     json_object_set_new(model, "tensor_count", json_integer((json_int_t)c->tensors.count));
+    size_t packed, adapted;
+    count_derived(c, &packed, &adapted);
+    json_object_set_new(model, "packed_count", json_integer((json_int_t)packed));
+    json_object_set_new(model, "adapter_of", c->onto ? json_string(c->onto->name) : json_null());
+    json_object_set_new(model, "adapted_count", json_integer((json_int_t)adapted));
     json_object_set_new(model, "parameters", json_integer((json_int_t)parameters(c)));
     json_object_set_new(model, "problem",
                         *c->problem.text ? json_string(c->problem.text) : json_null());
@@ -235,6 +305,12 @@ static void add_json(struct ls *ls, struct checkpoint *c)
         json_object_set_new(sizes, recipes[i].name, json_integer((json_int_t)bytes));
     }
     json_object_set_new(model, ls->verbose ? "file_bytes" : "data_bytes", sizes);
+    uint64_t lora = 0;
+    if (lora_file_offered(c) && lora_file_size(c, &lora, &err))
+        ls->failures++;
+    json_object_set_new(model, "lora_bytes", lora ? json_integer((json_int_t)lora) : json_null());
+    json_object_set_new(model, "lora_refused",
+                        *c->lora_problem.text ? json_string(c->lora_problem.text) : json_null());
     json_object_set_new(model, "hf", json_folders(c));
     json_object_set_new(model, "hf_refused", json_refused(c));
     if (ls->tensors)
@@ -287,6 +363,7 @@ static void list_models(struct ls *ls)
         else
             print_model(ls, c);
         gguf_file_forget(c);
+        lora_file_forget(c);
         checkpoint_unref(c);
     }
     if (!ls->json)

@@ -32,11 +32,14 @@ static const struct command commands[] = {
      "Example: quantfs formats\n",
      run_formats},
     {"convert", "SRC -t RECIPE -o OUT", "write a GGUF file without a mount",
-     "  -t, --type RECIPE     Q4_K_M, Q8_0, BF16, ... (quantfs formats lists them)\n"
+     "  -t, --type RECIPE     Q4_K_M, Q8_0, BF16, ... (quantfs formats lists them); of an adapter\n"
+     "                        also lora-F16, which is the adapter by itself\n"
      "  -o, --output OUT      the file; it is complete or not there\n"
      "      --imatrix FILE    importance matrix\n"
      "      --calibration DIR what quantfs-run calibrate has written\n"
      "      --allow-requantize  also from a model that is quantized already\n"
+     "      --base MODEL      what an adapter adds to: a folder\n"
+     "      --onto-nf4        an adapter adds to its base as NF4 has it (QLoRA)\n"
      "      --workers N       encoder threads [all cores]\n"
      "      --force           overwrite OUT\n\n"
      "The bytes are those that a mount shows, which are those of llama.cpp's converter and\n"

@@ -13,7 +13,7 @@ static decode_fn decode_4_128, decode_4_32, decode_3_128, decode_3_32, decode_8_
 /* clang-format off */
 const struct format gptq_formats[GPTQ_FORMAT_COUNT] = {
 #define ROW(name, title, bits, group, damping, natural) \
-    {name, title, 0, group, 2 + group * bits / 8, false, false, false, 1, NULL, decode_##bits##_##group, 1, {0}, 0x7c00, 0, damping, natural, encode_gptq, NULL}
+    {name, title, 0, group, 2 + group * bits / 8, false, false, false, 1, NULL, decode_##bits##_##group, 1, {0}, 0x7c00, 0, damping, natural, .encode_rows = encode_gptq}
 #define ROWS(bits, group) \
     ROW("gptq" #bits "-g" #group,            "GPTQ" #bits "-g" #group,            bits, group, 0.1f, false), \
     ROW("gptq" #bits "-g" #group "-natural", "GPTQ" #bits "-g" #group "-natural", bits, group, 0.1f, true), \

@@ -144,8 +144,8 @@ static int groups_put(const struct repack_matrix *m, const uint8_t *bytes, struc
 }
 
 const struct repack gptq_repacks[GPTQ_REPACK_COUNT] = {
-    {"qweight", "I32", 4, 2, codes_shape,  codes_need,  codes_put },
-    {"qzeros",  "I32", 4, 2, zeros_shape,  NULL,        zeros_put },
-    {"scales",  "F16", 2, 2, scales_shape, scales_need, scales_put},
-    {"g_idx",   "I32", 4, 1, groups_shape, NULL,        groups_put},
+    {"qweight", "I32", 4, 2, codes_shape,  codes_need,  codes_put, false},
+    {"qzeros",  "I32", 4, 2, zeros_shape,  NULL,        zeros_put, false},
+    {"scales",  "F16", 2, 2, scales_shape, scales_need, scales_put, false},
+    {"g_idx",   "I32", 4, 1, groups_shape, NULL,        groups_put, false},
 };

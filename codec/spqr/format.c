@@ -22,7 +22,7 @@ bool format_unit(const struct format *f, uint64_t cols, uint64_t *rows, uint64_t
     struct spqr_layout layout;
     *rows = f->stripe_bits ? SPQR_ROWS : 1;
     if (!f->stripe_bits)
-        return cols % f->block == 0 && format_bytes(f, cols, size);
+        return cols % f->block == 0 && format_packed_bytes(f, cols, cols, size);
     if (spqr_format_layout(f, cols, &layout, NULL))
         return false;
     *size = layout.stripe_size;
@@ -39,5 +39,5 @@ bool matrices_size(const struct format *f, uint64_t matrices, uint64_t rows, uin
                spqr_size(&layout, rows, &each, NULL) == 0 &&
                !__builtin_mul_overflow(matrices, each, bytes);
     return cols % f->block == 0 && !__builtin_mul_overflow(matrices, rows, &each) &&
-           !__builtin_mul_overflow(each, cols, &each) && format_bytes(f, each, bytes);
+           !__builtin_mul_overflow(each, cols, &each) && format_packed_bytes(f, cols, each, bytes);
 }

@@ -205,8 +205,8 @@ static int offsets_put(const struct repack_matrix *m, const uint8_t *bytes, stru
 }
 
 const struct repack spqr_repacks[SPQR_REPACK_COUNT] = {
-    {"dense_weights", "I64", 8, 1, dense_shape,   dense_need,   dense_put  },
-    {"in_perm",       "I32", 4, 1, order_shape,   NULL,         order_put  },
-    {"col_vals",      "I32", 4, 1, slots_shape,   slots_need,   slots_put  },
-    {"row_offsets",   "I32", 4, 1, offsets_shape, offsets_need, offsets_put},
+    {"dense_weights", "I64", 8, 1, dense_shape,   dense_need,   dense_put, false},
+    {"in_perm",       "I32", 4, 1, order_shape,   NULL,         order_put, false},
+    {"col_vals",      "I32", 4, 1, slots_shape,   slots_need,   slots_put, false},
+    {"row_offsets",   "I32", 4, 1, offsets_shape, offsets_need, offsets_put, false},
 };

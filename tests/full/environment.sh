@@ -5,7 +5,8 @@
 #
 #   QUANTFS_LLAMA_TREE    llama.cpp's sources, with convert_hf_to_gguf.py
 #   QUANTFS_LLAMA_BIN     the folder with llama-quantize and its like
-#   QUANTFS_FULL_PYTHON   a Python with torch and the transformers that the converter pins
+#   QUANTFS_FULL_PYTHON   a Python with torch and the transformers that the converter pins, and what
+#                         this loads quantized layers with
 
 full_folder=$PWD/build-check/full
 full_version=0.3.36
@@ -21,6 +22,16 @@ if [ ! -x "$QUANTFS_FULL_PYTHON" ]; then
     "$full_folder/venv.new/bin/pip" install -q --disable-pip-version-check \
         torch transformers==4.57.6 sentencepiece==0.2.3 safetensors numpy pyyaml requests
     mv "$full_folder/venv.new" "$full_folder/venv"
+fi
+if ! "$QUANTFS_FULL_PYTHON" -c 'import accelerate, bitsandbytes, compressed_tensors' \
+        > "$full_folder/import.log" 2>&1; then
+    echo "check: installing bitsandbytes and compressed-tensors"
+    "$full_folder/venv/bin/pip" install -q --disable-pip-version-check \
+        accelerate bitsandbytes==0.50.2 compressed-tensors==0.20.0 transformers==4.57.6
+fi
+if ! "$QUANTFS_FULL_PYTHON" -c 'import peft' 2> /dev/null; then
+    echo "check: installing peft into $full_folder/venv"
+    "$full_folder/venv/bin/pip" install -q --disable-pip-version-check peft==0.21.2
 fi
 if [ ! -d "$QUANTFS_LLAMA_TREE" ]; then
     echo "check: fetching llama.cpp"

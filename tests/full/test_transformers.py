@@ -122,11 +122,11 @@ def test_a_gguf_says_what_llama_cpp_says(mount, tmp_path, recipe):
 def test_configs_of_quantized_folders_are_read(mount):
     """Loading them takes a GPU, but transformers knows what they say of themselves."""
     hf = mount(DATA) / "demo-llama" / "hf"
-    forms = [form for form in os.listdir(hf) if form.startswith(("spqr-", "gptq-"))]
-    assert len(forms) == 7
+    forms = [form for form in os.listdir(hf) if form.startswith(("spqr-", "gptq-", "rtn-"))]
+    assert len(forms) == 8
     for form in forms:
         done = subprocess.run([os.environ["QUANTFS_FULL_PYTHON"], "-c", CONFIG, hf / form],
                               capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         method, bits = done.stdout.split()
-        assert form.startswith(f"{method}-{bits}bit")
+        assert form.removeprefix("rtn-").startswith(f"{method}-{bits}bit")

@@ -491,6 +491,31 @@ def dat(entries, count=None, tail=b""):
     return out + tail
 
 
+def awq_seeds():
+    def file(**vectors):
+        header, data = {"__metadata__": {"awq": "1"}}, b""
+        for name, values in vectors.items():
+            packed = struct.pack(f"<{len(values)}f", *values)
+            header[f"blk.{name.replace('__', '.')}.scale"] = {
+                "dtype": "F32", "shape": [len(values)], "data_offsets": [len(data), len(data + packed)]}
+            data += packed
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + data
+
+    ones = [1.0, 0.5, 2.0, 4.0]
+    return {
+        "all": file(**{f"0__{name}": ones for name in ("attn_qkv", "attn_output", "ffn_gate_up",
+                                                       "ffn_down")}),
+        "one": file(**{"0__ffn_down": ones}),
+        "short": file(**{"0__ffn_down": ones[1:]}),
+        "zero": file(**{"0__ffn_down": [1.0, 0.0, 1.0, 1.0]}),
+        "layer": file(**{"1__attn_qkv": ones}),
+        "router": file(**{"0__ffn_gate_inp": ones}),
+        "none": file(),
+        "text": b"awq",
+    }
+
+
 def imatrix_seeds():
     one = (b"blk.0.attn_q.weight", 4, [1.0, 2.5, 0.0, 3.0])
     nan, inf = float("nan"), float("inf")
@@ -567,6 +592,109 @@ def files(**contents):
         content = content if isinstance(content, bytes) else content.encode()
         out.append(f"--- {stem}.{suffix}\n".encode() + content)
     return b"\n".join(out)
+
+
+def packed_seeds():
+    """A layer "a" of 16 rows and 64 columns in each layout, and what is wrong with some."""
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    size = {"I64": 8, "I32": 4, "F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
+
+    def raw(dtype, *shape, data=None):
+        n = size[dtype]
+        for extent in shape:
+            n *= extent
+        fill = {"F32": b"\0\0\x80\x3f", "F16": b"\0\x3c", "BF16": b"\x80\x3f"}.get(dtype)
+        return dtype, shape, (data if data is not None else
+                              fill * (n // len(fill)) if fill else
+                              bytes(i * 37 % 256 for i in range(n)))
+
+    def packed(quantization, **tensors):
+        header, data = {}, b""
+        for name, (dtype, shape, content) in tensors.items():
+            name = name if "." in name else name.replace("__", ".")
+            header[name] = tensor(dtype, shape, len(data), len(data) + len(content))
+            data += content
+        return files(config_json=config | {"quantization_config": quantization},
+                     model_safetensors=safetensors(header, data))
+
+    order = b"".join(struct.pack("<i", i * 5 % 64 // 32) for i in range(64))
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    parts = {"a__qweight": raw("I32", 8, 16), "a__qzeros": raw("I32", 2, 2),
+             "a__scales": raw("F16", 2, 16), "a__g_idx": raw("I32", 64, data=order),
+             "a__bias": raw("F16", 16), "b__weight": raw("F16", 3)}
+    three = {"a__qweight": raw("I32", 6, 32), "a__qzeros": raw("I32", 1, 3),
+             "a__scales": raw("BF16", 1, 32)}
+    awq = {"a__qweight": raw("I32", 64, 2), "a__qzeros": raw("I32", 2, 2),
+           "a__scales": raw("F16", 2, 16)}
+    bnb = {"quant_method": "bitsandbytes"}
+    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [16, 64]}
+    level = {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.25}
+
+    def described(kind="nf4", **changes):
+        content = text(state | {"quant_type": kind} | changes).encode()
+        return {f"a.weight.quant_state.bitsandbytes__{kind}": raw("U8", len(content), data=content)}
+
+    four = {"a__weight": raw("U8", 512, 1), "a__weight__absmax": raw("F32", 16),
+            "a__weight__quant_map": raw("F32", 16)}
+    double = four | {"a__weight__absmax": raw("U8", 16), "a__weight__nested_absmax": raw("F32", 1),
+                     "a__weight__nested_quant_map": raw("F32", 256)}
+    eight = {"a__weight": raw("I8", 16, 64), "a__SCB": raw("F32", 16),
+             "a__weight_format": raw("U8", data=b"\0")}
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
+    groups = {"quant_method": "compressed-tensors", "format": "pack-quantized",
+              "config_groups": {"group_0": {"weights": weights}}}
+    shape = struct.pack("<2q", 16, 64)
+    words = {"a__weight_packed": raw("I32", 16, 8), "a__weight_scale": raw("BF16", 16, 2),
+             "a__weight_shape": raw("I64", 2, data=shape)}
+    five = groups | {"config_groups": {"group_0": {"weights": weights | {
+        "num_bits": 5, "strategy": "channel", "group_size": None}}}}
+    integers = {"a__weight": raw("I8", 16, 64), "a__weight_scale": raw("F32", 16, 1),
+                "a__weight_zero_point": raw("I8", 16, 1), "a__input_scale": raw("F32", 1)}
+    return {
+        "gptq": packed(gptq, **parts),
+        "gptq-v2": packed(gptq | {"checkpoint_format": "gptq_v2", "desc_act": True}, **parts),
+        "gptq-3-bits": packed(gptq | {"bits": 3, "group_size": -1}, **three),
+        "gptq-group-negative": packed(gptq, **parts | {
+            "a__g_idx": raw("I32", 64, data=struct.pack("<i", -1) * 64)}),
+        "gptq-group-huge": packed(gptq | {"group_size": 2**63 - 1}, **parts),
+        "gptq-no-zeros": packed(gptq, **{k: v for k, v in parts.items() if k != "a__qzeros"}),
+        "gptq-no-weight": packed(gptq, **{k: v for k, v in parts.items() if k != "a__qweight"}),
+        "gptq-twice": packed(gptq, **parts, a__weight=raw("F32", 2)),
+        "gptq-no-columns": packed(gptq, a__qweight=raw("I32", 0, 16), a__qzeros=raw("I32", 0, 2),
+                                  a__scales=raw("F16", 0, 16)),
+        "awq": packed({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}, **awq),
+        "awq-no-rows": packed({"quant_method": "awq", "bits": 4, "group_size": -1},
+                              a__qweight=raw("I32", 64, 0), a__qzeros=raw("I32", 1, 0),
+                              a__scales=raw("F16", 1, 0)),
+        "nf4": packed(bnb, **four, **described()),
+        "fp4-double": packed(bnb, **double, **described("fp4", dtype="float16", **level)),
+        "nf4-odd": packed(bnb, a__weight=raw("U8", 34, 1), a__weight__absmax=raw("F32", 2),
+                          a__weight__quant_map=raw("F32", 16), **described(shape=[67, 1])),
+        "nf4-shape-2-62": packed(bnb, **four, **described(shape=[2**62, 4])),
+        "nf4-shape-negative": packed(bnb, **four, **described(shape=[-16, -64])),
+        "nf4-block-0": packed(bnb, **four, **described(blocksize=0)),
+        "nf4-block-2-30": packed(bnb, **four | {"a__weight__absmax": raw("F32", 1)},
+                                 **described(blocksize=2**30)),
+        "nf4-nested-block-3": packed(bnb, **double, **described(**level | {"nested_blocksize": 3})),
+        "nf4-no-json": packed(bnb, **four, **{"a.weight.quant_state.bitsandbytes__nf4":
+                                              raw("U8", 9)}),
+        "nf4-deep": packed(bnb, **four, **{"a.weight.quant_state.bitsandbytes__nf4":
+                                           raw("U8", 4000, data=nested(2000).encode())}),
+        "int8": packed(bnb, **eight),
+        "int8-columns": packed(bnb, **eight | {"a__weight_format": raw("U8", data=b"\1")}),
+        "pack-quantized": packed(groups, **words),
+        "pack-quantized-zeros": packed(groups, **words, a__weight_zero_point=raw("I32", 2, 2)),
+        "pack-quantized-5-bits": packed(five, a__weight_packed=raw("I32", 16, 10),
+                                        a__weight_scale=raw("F16", 16, 1),
+                                        a__weight_shape=raw("I64", 2, data=shape)),
+        "pack-quantized-shape-2-62": packed(groups, **words | {
+            "a__weight_shape": raw("I64", 2, data=struct.pack("<2q", 2**62, 2**62))}),
+        "int-quantized": packed(groups | {"format": "int-quantized"} | {"config_groups": {
+            "g": {"weights": weights | {"num_bits": 8, "strategy": "channel"}}}}, **integers),
+        "groups-none": packed(groups | {"config_groups": []}, **words),
+        "method-number": packed({"quant_method": 4}, **parts),
+        "nothing-packed": packed(gptq, b__weight=raw("F16", 3)),
+    }
 
 
 def model_seeds():
@@ -1122,6 +1250,8 @@ def repack_seeds():
         "spqr-last-offset": input(0, 3, 0, 999, 0, good * 4),
         **{f"gptq-{kind}": input(kind, 1, 2, 333, 20 * kind) for kind in (1, 2, 7, 8, 13)},
         "gptq-groups-of-32": input(4, 1, 1, 0, 0),
+        "awq": input(16, 1, 2, 333, 700),
+        **{f"scaled-{i}": input(17 + i, i % 4, (i + 1) % 4, 333, 100 * i) for i in range(7)},
         "short": b"\0\0\0",
     }
 
@@ -1159,9 +1289,9 @@ def spqr_seeds():
     }
 
 
-SEEDS = {"baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_seeds, "factor": factor_seeds,
+SEEDS = {"awq_scales": awq_seeds, "baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_seeds, "factor": factor_seeds,
          "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds, "hf_encode": hf_encode_seeds,
-         "imatrix": imatrix_seeds, "model": model_seeds, "repack": repack_seeds,
+         "imatrix": imatrix_seeds, "model": model_seeds, "packed": packed_seeds, "repack": repack_seeds,
          "safetensors": safetensors_seeds, "safetensors_index": index_seeds,
          "sentencepiece": sentencepiece_seeds,
          "sketch": sketch_seeds, "spqr": spqr_seeds, "stripe": spqr_seeds, "torch": torch_seeds}

@@ -169,6 +169,10 @@ def test_formats_are_ggmls():
         assert told["calibration"] == told["name"].startswith("gptq")
         assert re.search(rf"^  {told['name']} +{told['bpw']:.4g} ", text, re.M)
     assert [len(found[kind]) for kind in ("guided", "spqr", "gptq")] == [4, 3, 15]
+    for told in found["scaled"]:
+        assert told["bpw"] == 8 * told["block_bytes"] / told["block_weights"]
+        assert re.search(rf"^  {told['name']} +{told['bpw']:.4g} ", text, re.M)
+    assert len(found["scaled"]) == 8
     assert [told["name"] for told in found["recipes"]] == RECIPES + OWN_RECIPES + GUIDED
     for told in found["recipes"][:len(RECIPES)]:
         names = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+import adapters
 from chats import TEMPLATES, set_template
 from conftest import DATA, QUANTFS, ROOT
 
@@ -47,7 +48,12 @@ def matches(expected, lines):
     return re.fullmatch(pattern, "".join(line + "\n" for line in lines)) is not None
 
 
-@pytest.mark.parametrize("name", ["README.md", "fs/SEMANTICS.md", "tools/run/README.md", "docs/gpu.md"])
+def make_adapter(folder):
+    adapters.make(folder, adapters.read(DATA / "demo-llama" / "model.safetensors"), alpha=0.1)
+
+
+@pytest.mark.parametrize("name", ["README.md", "fs/SEMANTICS.md", "tools/run/README.md", "docs/gpu.md",
+                                  "docs/adapters.md"])
 def test_examples(name, tmp_path):
     home, tools = tmp_path / "home", tmp_path / "bin"
     for store, model, source in (("models", "demo-llama", "demo-llama"),
@@ -55,6 +61,7 @@ def test_examples(name, tmp_path):
                                  ("checkpoints", "SmolLM2", "demo-llama")):
         shutil.copytree(DATA / source, home / store / model)
     set_template(home / "checkpoints" / "SmolLM2", TEMPLATES["chatml"][0])
+    make_adapter(home / ("models" if name == "docs/adapters.md" else "adapters") / "psalms")
     (home / "mnt").mkdir()
     (home / "tests").symlink_to(ROOT / "tests")
     shutil.copy(DATA / "demo-llama.imatrix.dat", home / "SmolLM2.imatrix.dat")

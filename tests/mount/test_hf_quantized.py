@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 
+import awq
 import folders
 import gptq
 import models
@@ -23,7 +24,10 @@ from stores import edit, listed
 BITS = (3, 4, 8)
 SPQR = ["spqr-3bit"]
 GPTQ = [f"gptq-{bits}bit-g128{order}" for bits in BITS for order in ("", "-natural")]
+RTN_AWQ = ["rtn-awq-4bit-g128"]
 PLAIN = ["bf16", "f16", "f32"]
+BNB, COMPRESSED = ["nf4", "nf4-dq", "int8-bnb"], ["w4a16", "w8a16"]  # test_hf_scaled.py
+ALL = PLAIN + SPQR + GPTQ + RTN_AWQ + BNB + COMPRESSED
 
 
 def is_layer(name):
@@ -160,9 +164,45 @@ def test_gptq_keeps_biases_and_what_does_not_fit(mount, tmp_path):
         assert (told == nearest(weights, 4)).all(), layer
 
 
+# ---- AWQ without a calibration ----
+
+def check_rtn_awq(mnt, model, own):
+    folder = folders.read(mnt / model / "hf" / "rtn-awq-4bit-g128")
+    source, layers = reference.read_model(own), folders.awq_layers(folder)
+    check_rest(folder, source, layers, own)
+    for layer in layers:
+        weights = source[f"{layer}.weight"]
+        told, codes = folders.awq_weights(folder, layer, weights.shape)
+        wanted, _, _, wanted_codes = awq.quantize(weights)
+        assert (codes == wanted_codes).all() and (told == wanted).all(), layer
+        packed = (mnt / model / "tensors" / f"{layer}.weight" / "rtn-awq4-g128").read_bytes()
+        assert (awq.decode(packed, *weights.shape)[0] == told).all(), layer
+    return layers
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_awq_layers_without_scales(mount, calibration, given):
+    """They are rounded, whatever else is known of their inputs, and there is nothing else."""
+    mnt = mount(DATA / "demo-llama", *[f"calibration={calibration}"] * given)
+    assert len(check_rtn_awq(mnt, "demo-llama", DATA / "demo-llama")) == 28
+    hf = mnt / "demo-llama" / "hf"
+    assert not (hf / "awq-4bit-g128").exists()
+    path = hf / "rtn-awq-4bit-g128" / "model.safetensors"
+    assert os.getxattr(path, "user.quantfs.calibration") == b"none"
+
+
+def test_awq_keeps_biases_and_what_does_not_fit(mount, tmp_path):
+    own = models.make(tmp_path / "store" / "m", arch="qwen2", hidden=256, ffn=192, layers=2)
+    layers = check_rtn_awq(mount(own.parent), "m", own)
+    assert {layer.split(".", 3)[3] for layer in layers} == {
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+        "mlp.gate_proj", "mlp.up_proj"}
+
+
 # ---- reading ----
 
-@pytest.mark.parametrize("form", ["spqr-3bit", "gptq-3bit-g128", "gptq-8bit-g128"])
+@pytest.mark.parametrize("form", ["spqr-3bit", "gptq-3bit-g128", "gptq-8bit-g128",
+                                  "rtn-awq-4bit-g128"])
 def test_any_range(mount, tall, form):
     """Reads from behind, of odd offsets and sizes, and of one byte at the ends of tensors."""
     name = f"tall/hf/{form}/model.safetensors"
@@ -183,7 +223,8 @@ def test_any_range(mount, tall, form):
     os.close(fd)
 
 
-@pytest.mark.parametrize("form, packed", [("spqr-3bit", "spqr3"), ("gptq-4bit-g128", "gptq4-g128")])
+@pytest.mark.parametrize("form, packed", [
+    ("spqr-3bit", "spqr3"), ("gptq-4bit-g128", "gptq4-g128"), ("rtn-awq-4bit-g128", "rtn-awq4-g128")])
 def test_every_tile_is_made_once(mount, tall, form, packed):
     """Reading a folder's weights makes what reading each of its tensors makes, and no more."""
     mine, theirs = mount(tall.store), mount(tall.store)
@@ -209,7 +250,7 @@ def test_a_page_of_spqr_makes_a_tile(mount, tall):
     assert 1 <= mnt.stats()["tiles_encoded"] <= 2
 
 
-@pytest.mark.parametrize("form", [*SPQR, *GPTQ])
+@pytest.mark.parametrize("form", [*SPQR, *GPTQ, *RTN_AWQ])
 def test_a_folder_and_its_gguf_have_the_same_weights(mount, tmp_path, form):
     """Row orders and names are brought back before anything is packed."""
     (tmp_path / "demo-llama.gguf").write_bytes(convert(DATA / "demo-llama", "BF16"))
@@ -228,24 +269,33 @@ def refusals(mnt, store, model):
     entry = listed(store)[model]
     text = run("ls", store).stdout
     for method, reason in entry["hf_refused"].items():
-        assert f"  no hf/{method}-*: {reason}\n" in text
+        folders = method if method in BNB + COMPRESSED else f"{method}-*"
+        assert f"  no hf/{folders}: {reason}\n" in text
     there = sorted(os.listdir(mnt / model / "hf"))
     assert there == sorted(entry["hf"])
-    for method, forms in (("spqr", SPQR), ("gptq", GPTQ)):
-        assert [form for form in there if form.startswith(method)] == (
-            [] if method in entry["hf_refused"] else sorted(forms))
+    shown = {"spqr": SPQR, "gptq": GPTQ, "awq": RTN_AWQ} | {
+        form: [form] for form in BNB + COMPRESSED}
+    assert there == sorted(sum((forms for method, forms in shown.items()
+                                if method not in entry["hf_refused"]), PLAIN))
     return entry["hf_refused"]
+
+
+def old(refused):
+    """Those of SpQR, GPTQ and AWQ."""
+    return {method: reason for method, reason in refused.items() if method in ("spqr", "gptq", "awq")}
 
 
 def test_the_demo_models(mount):
     mnt = mount(DATA)
-    assert sorted(os.listdir(mnt / "demo-llama" / "hf")) == sorted(PLAIN + SPQR + GPTQ)
-    assert sorted(os.listdir(mnt / "demo-qwen2" / "hf")) == PLAIN
+    assert sorted(os.listdir(mnt / "demo-llama" / "hf")) == sorted(ALL)
+    assert sorted(os.listdir(mnt / "demo-qwen2" / "hf")) == sorted(PLAIN + BNB + ["w8a16"])
     assert refusals(mnt, DATA, "demo-llama") == {}
-    assert refusals(mnt, DATA, "demo-qwen2") == {
+    assert old(refusals(mnt, DATA, "demo-qwen2")) == {
         "spqr": 'tensor "model.layers.0.self_attn.k_proj.bias": the loader knows no biases',
         "gptq": 'tensor "model.layers.0.self_attn.k_proj.weight": its width is no multiple of 128, '
-                "GPTQ's group"}
+                "GPTQ's group",
+        "awq": 'tensor "model.layers.0.self_attn.k_proj.weight": its width is no multiple of 128, '
+               "AWQ's group"}
 
 
 @pytest.mark.parametrize("sizes, method, tensor, reason", [
@@ -256,6 +306,9 @@ def test_the_demo_models(mount):
     ({"hidden": 64, "ffn": 192}, "gptq", "attn.k_proj.weight", "width is no multiple of 128"),
     ({"hidden": 128, "heads": 1, "kv_heads": 1, "head_dim": 16, "ffn": 16}, "gptq",
      "attn.k_proj.weight", "rows are no multiple of 32"),
+    ({"hidden": 64, "ffn": 192}, "awq", "attn.k_proj.weight", "width is no multiple of 128"),
+    ({"hidden": 128, "heads": 1, "kv_heads": 1, "head_dim": 4, "ffn": 4}, "awq",
+     "attn.k_proj.weight", "rows are no multiple of 8"),
 ])
 def test_shapes_that_no_kernel_takes(mount, tmp_path, sizes, method, tensor, reason):
     own = models.make(tmp_path / "store" / "m", **{"layers": 1, "heads": 4, **sizes})
@@ -281,20 +334,23 @@ def test_layers_unlike_each_other(mount, tmp_path):
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     found = refusals(mount(own.parent), own.parent, "m")
-    assert set(found) == {"gptq"} and name in found["gptq"] and "another layer" in found["gptq"]
+    assert set(found) == {"gptq", "awq", "w4a16"}
+    assert all(name in found[method] and "another layer" in found[method]
+               for method in ("gptq", "awq"))
 
 
 def test_experts_are_refused(mount, tmp_path):
     own = make(tmp_path / "store" / "m", "Mixtral-8x7B-v0.1")
     found = refusals(mount(own.parent), own.parent, "m")
-    assert set(found) == {"spqr", "gptq"}
+    assert set(found) == {"spqr", "gptq", "awq", *BNB, *COMPRESSED}
     assert all("experts are no linear layers" in reason for reason in found.values())
 
 
 def test_a_part_of_a_larger_model_is_refused(mount, tmp_path):
     own = make(tmp_path / "store" / "m", "gemma-3-4b-it")
     found = refusals(mount(own.parent), own.parent, "m")
-    assert all("another name in transformers" in found[method] for method in ("spqr", "gptq"))
+    assert set(found) == {"spqr", "gptq", "awq", *BNB, *COMPRESSED}
+    assert all("another name in transformers" in reason for reason in found.values())
 
 
 def test_without_a_mapping_there_are_plain_types(mount, tmp_path):
@@ -305,6 +361,8 @@ def test_without_a_mapping_there_are_plain_types(mount, tmp_path):
 
 def test_shown_by_request(mount):
     shown = {"spqr3": SPQR, "f16": ["f16"], "gptq4-g128": ["gptq-4bit-g128"],
+             "rtn-awq4-g128": RTN_AWQ,
+             "nf4": ["nf4", "nf4-dq"], "int8:w4a16-g128": ["int8-bnb", "w4a16"], "w8a16": ["w8a16"],
              "spqr3:gptq8-g128-natural:bf16": ["bf16", "gptq-8bit-g128-natural", "spqr-3bit"]}
     for forms, names in shown.items():
         assert sorted(os.listdir(mount(DATA, f"forms={forms}") / "demo-llama" / "hf")) == names
@@ -312,7 +370,7 @@ def test_shown_by_request(mount):
 
 def test_formats_names_every_folder():
     told = {f["name"]: f for f in json.loads(run("formats", "--json").stdout)["folders"]}
-    assert sorted(told) == sorted(PLAIN + SPQR + GPTQ)
+    assert sorted(told) == sorted(ALL + ["awq-4bit-g128"])
     assert told["gptq-3bit-g128-natural"] == {
         "name": "gptq-3bit-g128-natural", "method": "gptq", "layers": "gptq3-g128-natural",
         "rest": "f16"}
@@ -325,6 +383,6 @@ def test_xattrs_and_the_log(mount):
     mnt = mount(DATA, "loglevel=info")
     path = mnt / "demo-llama" / "hf" / "spqr-3bit" / "model.safetensors"
     assert os.getxattr(path, "user.quantfs.format") == b"spqr-3bit"
-    for form in (*SPQR, *GPTQ):
+    for form in (*SPQR, *GPTQ, *RTN_AWQ):
         (mnt / "demo-llama" / "hf" / form / "model.safetensors").read_bytes()
     assert len([line for line in mnt.lines() if "without a calibration" in line]) == 1

@@ -19,6 +19,7 @@ from calibration import Calibrated
 from conftest import DATA, QUANTFS, convert
 
 FORMS = ("q8_0", "q6_k", "q5_1", "q4_k", "iq4_nl", "q3_k", "q2_k", "spqr4", "spqr3", "spqr2")
+# those of bnb/ and compressed/ are in test_hf_scaled.py
 DOWN = "model.layers.1.mlp.down_proj.weight"
 EMBEDDING = "model.embed_tokens.weight"
 

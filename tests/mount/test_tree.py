@@ -29,8 +29,10 @@ def forms_of(dtype, shape):
     """The names under which a tensor is offered."""
     if len(shape) != 2:
         return {dtype.lower()}
-    blocks = BLOCKS | {name: int(kind[kind.index("g") + 1:]) for kind in GPTQ
+    blocks = BLOCKS | {"rtn-awq4-g128": 128} | {name: int(kind[kind.index("g") + 1:]) for kind in GPTQ
                        for name in (f"gptq{kind}", f"gptq{kind}-natural", f"rtn{kind}")}
+    suffix = "" if dtype == "BF16" else f"-{dtype.lower()}"
+    blocks |= {"nf4": 64, "int8": 1, f"w4a16-g128{suffix}": 128, f"w8a16{suffix}": 1}
     return {dtype.lower()} | SPQR | {name for name, block in blocks.items()
                                      if shape[-1] % block == 0}
 

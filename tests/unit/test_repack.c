@@ -3,7 +3,10 @@
  * Layouts for transformers: what a published packer makes of a tile of SpQR, every weight that the
  * layouts have against the canonical bytes, and windows, which are what they are of the whole.
  */
+#include "codec/awq/format.h"
+#include "codec/bnb/format.h"
 #include "codec/bytes.h"
+#include "codec/compressed/format.h"
 #include "codec/float16.h"
 #include "codec/gptq/format.h"
 #include "codec/repack.h"
@@ -11,6 +14,7 @@
 #include "tests/weights.h"
 
 #include <errno.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -19,7 +23,7 @@
 #include <cmocka.h>
 
 enum { DENSE, ORDER, SLOTS, OFFSETS };    /* spqr_repacks */
-enum { CODES, ZEROS, SCALES, GROUPS_OF }; /* gptq_repacks */
+enum { CODES, ZEROS, SCALES, GROUPS_OF }; /* gptq_repacks, and the first three of awq_repacks */
 
 static void *allocate(size_t n, size_t size)
 {
@@ -119,6 +123,46 @@ static struct packed gptq_matrix(const char *format, uint64_t rows, uint64_t col
     return p;
 }
 
+/* Any bytes are such a matrix, but for zeros beyond four bits. */
+static struct packed awq_matrix(uint64_t rows, uint64_t cols)
+{
+    struct random r = {rows + cols};
+    struct packed p = {
+        .matrix = {&awq_formats[0], rows, cols, NULL}
+    };
+    p.unit = (size_t)(cols / AWQ_GROUP * AWQ_BLOCK_SIZE);
+    p.count = (size_t)rows;
+    p.bytes = allocate(p.count, p.unit);
+    for (size_t i = 0; i < p.count * p.unit; i++)
+        p.bytes[i] = (uint8_t)random_bits(&r);
+    for (size_t at = 0; at < p.count * p.unit; at += AWQ_BLOCK_SIZE) {
+        store_u16(p.bytes + at, f16_from_f32(random_half(&r)));
+        p.bytes[at + AWQ_SCALE_SIZE] %= 16;
+    }
+    return p;
+}
+
+/* One of bnb/ or compressed/: random bytes, but for what is a float in NF4. */
+static struct packed scaled_matrix(const struct format *f, uint64_t rows, uint64_t cols)
+{
+    struct random r = {rows * 7 + cols};
+    struct packed p = {
+        .matrix = {.format = f, .rows = rows, .cols = cols, .type = FORMAT_BF16, .mean = 0.25f}
+    };
+    uint64_t size;
+    assert_true(format_packed_bytes(f, cols, rows * cols, &size));
+    p.unit = repack_unit_size(&p.matrix);
+    p.count = (size_t)(size - 1) / p.unit + 1;
+    p.bytes = allocate(p.count, p.unit);
+    for (size_t i = 0; i < size; i++)
+        p.bytes[i] = (uint8_t)random_bits(&r);
+    for (size_t at = 0; f->run && at < size; at += f->block_size) {
+        float absmax = fabsf(random_half(&r));
+        memcpy(p.bytes + at, &absmax, sizeof absmax);
+    }
+    return p;
+}
+
 /* A window out of the units that it needs, `step` of them at a time, the last ones first. */
 static void read_window(const struct packed *p, const struct repack *repack, uint64_t at,
                         size_t size, uint64_t step, uint8_t *out)
@@ -202,6 +246,44 @@ static void test_windows_are_those_of_the_whole(void **state)
             check_windows(&p, &gptq_repacks[k]);
         free(p.bytes);
     }
+    for (uint64_t rows = 8; rows <= 64; rows += 56) {
+        struct packed p = awq_matrix(rows, 384);
+        for (int k = 0; k < AWQ_REPACK_COUNT; k++)
+            check_windows(&p, &awq_repacks[k]);
+        free(p.bytes);
+    }
+}
+
+static void check_scaled(const struct format *f, uint64_t rows, uint64_t cols,
+                         const struct repack *repacks, int count)
+{
+    struct packed p = scaled_matrix(f, rows, cols);
+    for (int k = 0; k < count; k++)
+        check_windows(&p, &repacks[k]);
+    free(p.bytes);
+}
+
+/* Also where blocks run over rows, and the last unit and the last block are short. */
+static void test_windows_of_scaled_layouts(void **state)
+{
+    (void)state;
+    static const uint64_t shapes[][2] = {
+        {64, 1024},
+        {100, 333},
+        {5,  20  },
+        {1,  1   }
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        uint64_t rows = shapes[i][0], cols = shapes[i][1];
+        check_scaled(&bnb_formats[BNB_NF4], rows, cols, nf4_repacks, NF4_REPACK_COUNT);
+        check_scaled(&bnb_formats[BNB_NF4], rows, cols, nf4_dq_repacks, NF4_DQ_REPACK_COUNT);
+        check_scaled(&bnb_formats[BNB_INT8], rows, cols, int8_repacks, INT8_REPACK_COUNT);
+        for (int k = 0; k < COMPRESSED_FORMAT_COUNT; k += 2) {
+            check_scaled(&compressed_formats[k], rows, 128 * (cols % 3 + 1), w4_repacks,
+                         W4_REPACK_COUNT);
+            check_scaled(&compressed_formats[k + 1], rows, cols, w8_repacks, W8_REPACK_COUNT);
+        }
+    }
 }
 
 static void check_need(const struct packed *p, const struct repack *repack, uint64_t at,
@@ -230,6 +312,25 @@ static void test_no_more_is_needed(void **state)
     check_need(&p, &gptq_repacks[SCALES], 2 * 64 + 7, 2, 3, 2);
     assert_null(gptq_repacks[ZEROS].need);
     assert_null(gptq_repacks[GROUPS_OF].need);
+    free(p.bytes);
+    p = awq_matrix(64, 256);
+    check_need(&p, &awq_repacks[CODES], 5 * 4 * 8 + 4 * 2 + 1, 4, 16, 16);
+    check_need(&p, &awq_repacks[CODES], 5 * 4 * 8 + 4 * 7, 5, 0, 64); /* on into the next column */
+    check_need(&p, &awq_repacks[ZEROS], 4 * 8, 4, 0, 8);
+    check_need(&p, &awq_repacks[SCALES], 2 * 64 + 7, 2, 3, 2);
+    free(p.bytes);
+    p = scaled_matrix(&bnb_formats[BNB_NF4], 64, 1024); /* four units of 256 blocks */
+    check_need(&p, &nf4_repacks[3], 2 * 8192 - 1, 2, 1, 2);
+    check_need(&p, &nf4_repacks[0], 1024, 1024, 1, 1);
+    check_need(&p, &nf4_dq_repacks[4], 256, 257, 1, 2);
+    check_need(&p, &nf4_dq_repacks[0], 8, 4, 2, 1);
+    free(p.bytes);
+    p = scaled_matrix(&compressed_formats[0], 64, 256); /* of two groups */
+    check_need(&p, &w4_repacks[1], 64 * 5, 64, 5, 1);
+    check_need(&p, &w4_repacks[2], 2 * 127, 2, 127, 1);
+    free(p.bytes);
+    p = scaled_matrix(&bnb_formats[BNB_INT8], 64, 100);
+    check_need(&p, &int8_repacks[1], 100 * 7 + 99, 2, 7, 2);
     free(p.bytes);
 }
 
@@ -469,7 +570,7 @@ static void test_gptq_shapes(void **state)
 {
     (void)state;
     uint64_t shape[REPACK_DIMS];
-    const struct repack_matrix m = {gptq_format("gptq3-g128"), 64, 256, NULL};
+    const struct repack_matrix m = {.format = gptq_format("gptq3-g128"), .rows = 64, .cols = 256};
     gptq_repacks[CODES].shape(&m, shape);
     assert_true(shape[0] == 24 && shape[1] == 64);
     gptq_repacks[ZEROS].shape(&m, shape);
@@ -480,10 +581,59 @@ static void test_gptq_shapes(void **state)
     assert_true(shape[0] == 256);
 }
 
+/* ---- AWQ ---- */
+
+/* Row i of eight that share a word. */
+static uint32_t nibble_of(uint32_t word, size_t i)
+{
+    static const unsigned nibbles[] = {0, 4, 1, 5, 2, 6, 3, 7};
+    return word >> 4 * nibbles[i % 8] & 15;
+}
+
+static void test_awq_weights(void **state)
+{
+    (void)state;
+    enum { COLS = 384 };
+    struct packed p = awq_matrix(40, COLS);
+    size_t rows = 40, words = rows / 8;
+    uint32_t *codes = read_whole(&p, &awq_repacks[CODES]);
+    uint32_t *zeros = read_whole(&p, &awq_repacks[ZEROS]);
+    uint16_t *scales = read_whole(&p, &awq_repacks[SCALES]);
+    float row[COLS];
+    for (size_t i = 0; i < rows; i++) {
+        p.matrix.format->decode(p.bytes + i * p.unit, COLS, row);
+        for (size_t j = 0; j < COLS; j++) {
+            size_t g = j / 128;
+            float weight = f32_from_f16(scales[g * rows + i]) *
+                           (float)((int)nibble_of(codes[j * words + i / 8], i) -
+                                   (int)nibble_of(zeros[g * words + i / 8], i));
+            assert_true(weight == row[j]);
+        }
+    }
+    free(codes);
+    free(zeros);
+    free(scales);
+    free(p.bytes);
+}
+
+static void test_awq_shapes(void **state)
+{
+    (void)state;
+    uint64_t shape[REPACK_DIMS];
+    const struct repack_matrix m = {.format = &awq_formats[0], .rows = 64, .cols = 256};
+    awq_repacks[CODES].shape(&m, shape);
+    assert_true(shape[0] == 256 && shape[1] == 8);
+    awq_repacks[ZEROS].shape(&m, shape);
+    assert_true(shape[0] == 2 && shape[1] == 8);
+    awq_repacks[SCALES].shape(&m, shape);
+    assert_true(shape[0] == 2 && shape[1] == 64);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_windows_are_those_of_the_whole),
+        cmocka_unit_test(test_windows_of_scaled_layouts),
         cmocka_unit_test(test_no_more_is_needed),
         cmocka_unit_test(test_golden_tile),
         cmocka_unit_test(test_spqr_weights),
@@ -491,6 +641,8 @@ int main(void)
         cmocka_unit_test(test_damaged_stripes),
         cmocka_unit_test(test_gptq_weights),
         cmocka_unit_test(test_gptq_shapes),
+        cmocka_unit_test(test_awq_weights),
+        cmocka_unit_test(test_awq_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

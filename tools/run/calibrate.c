@@ -32,7 +32,7 @@ struct job {
     char matrix[PATH_MAX];           /* the importance matrix */
     uint64_t tokens;                 /* 0: all */
     const struct format *sequential; /* NULL: layers see those before them as they are */
-    bool natural, keep_hessian, imatrix_only, layers, hessian_options;
+    bool natural, keep_hessian, imatrix_only, layers, awq, hessian_options;
     struct hessians hessians;
     struct run_options options;
 };
@@ -48,6 +48,7 @@ struct run {
     struct importance importance;
     struct observer observer;
     struct hessians *hessians;
+    struct awq awq;
     struct sequential sequential;
     struct progress progress;
     json_t *report; /* of the engine, for machines */
@@ -66,7 +67,7 @@ static uint64_t takes(void *context, const struct facts *f, uint64_t room, uint6
 {
     struct job *j = context;
     return importance_bytes(f) + hessians_fit(&j->hessians, f, room, weights) +
-           (j->sequential ? held_bytes(f) + PACKING_WORK : 0);
+           (j->awq ? awq_memory(f) : 0) + (j->sequential ? held_bytes(f) + PACKING_WORK : 0);
 }
 
 static int read_chunk(struct run *r, uint32_t chunk, struct error *err)
@@ -141,6 +142,20 @@ static int take_text(struct run *r, const struct job *j, struct error *err)
                            j->tokens, n);
 }
 
+/* Scales are found with all Hessians at hand, so those of all layers are summed up where there are none. */
+static int plan_awq(struct run *r, struct error *err)
+{
+    struct engine *e = &r->engine;
+    int rc = awq_begin(&r->awq, &e->model, e->weights.file, e->team, r->job->folder, err);
+    if (rc)
+        return error_prefix(err, rc, "%s", r->job->model);
+    if (access(r->awq.path, F_OK) == 0)
+        return 0;
+    r->hessians->awq = &r->awq;
+    r->hessians->missing_bytes += awq_file_bytes(&e->model.facts);
+    return 0;
+}
+
 /* What is to be done: what is there already, of the same model and text, is left as it is. */
 static int plan(struct run *r, struct error *err)
 {
@@ -154,6 +169,8 @@ static int plan(struct run *r, struct error *err)
                               .sequential = r->job->sequential ? r->job->sequential->name : NULL};
     origin_of(e->weights.file, &e->weights.vocab, &r->ids, &h->from);
     int rc = origin_settle(&h->from, h->folder, err);
+    if (!rc && r->job->awq)
+        rc = plan_awq(r, err);
     rc = rc ? rc : hessians_plan(h, err);
     r->weighs = access(r->job->matrix, F_OK) != 0;
     if (h->todo_count && !r->job->sequential)
@@ -213,7 +230,7 @@ static int run_passes(struct run *r, struct error *err)
     for (uint32_t p = 0; !rc && p < r->passes; p++)
         rc = pass(r, err);
     progress_end(&r->progress);
-    return rc;
+    return rc || !r->hessians->awq ? rc : awq_write(&r->awq, &r->hessians->from, err);
 }
 
 static int run_text(struct run *r, struct error *err)
@@ -260,6 +277,7 @@ static int calibrate(struct run *r, bool told, struct error *err)
     rc = rc ? rc : announce(r, told, err);
     rc = rc ? rc : run_text(r, err);
     hessians_free(r->hessians);
+    awq_free(&r->awq);
     free(r->ids.ids);
     return rc;
 }
@@ -302,11 +320,15 @@ static void tell(const struct run *r)
         if (h->kind_count)
             printf("%s: factors of layers %" PRIu32 " to %" PRIu32 "\n", j->folder, h->first,
                    h->end - 1);
+        if (j->awq)
+            printf("%s: scales of AWQ\n", r->awq.path);
         return;
     }
     json_t *own = json_pack("{s:s, s:i, s:i, s:i, s:I}", "imatrix", j->matrix, "chunks",
                             (int)r->chunks, "text_passes", (int)r->passes, "layers_done",
                             (int)h->done, "disk_bytes", (json_int_t)h->missing_bytes);
+    if (j->awq)
+        json_object_set_new(own, "awq", json_string(r->awq.path));
     json_object_update(own, r->report);
     report_print(own);
     json_decref(r->report);
@@ -347,7 +369,7 @@ static bool take_layers(struct hessians *h, const char *range)
     return true;
 }
 
-enum { PERCDAMP = 256, LAYERS, NATURAL, KEEP_HESSIAN, SEQUENTIAL, IMATRIX_ONLY };
+enum { PERCDAMP = 256, LAYERS, NATURAL, KEEP_HESSIAN, SEQUENTIAL, AWQ, IMATRIX_ONLY };
 
 static bool take(void *context, int c, const char *argument)
 {
@@ -376,6 +398,9 @@ static bool take(void *context, int c, const char *argument)
     case SEQUENTIAL:
         j->sequential = packing_format(argument);
         return j->sequential != NULL;
+    case AWQ:
+        j->awq = true;
+        return true;
     case IMATRIX_ONLY:
         j->imatrix_only = true;
         return true;
@@ -420,6 +445,7 @@ int run_calibrate(const struct command *self, int argc, char **argv)
         {"natural",      no_argument,       NULL, NATURAL     },
         {"keep-hessian", no_argument,       NULL, KEEP_HESSIAN},
         {"sequential",   required_argument, NULL, SEQUENTIAL  },
+        {"awq",          no_argument,       NULL, AWQ         },
         {"imatrix-only", no_argument,       NULL, IMATRIX_ONLY},
         RUN_OPTIONS_LONG
     };
@@ -438,6 +464,8 @@ int run_calibrate(const struct command *self, int argc, char **argv)
     complete(&j);
     if (j.sequential && j.layers)
         return command_usage(self, "--sequential goes through all layers");
+    if (j.awq && (j.layers || j.sequential))
+        return command_usage(self, "--awq goes through all layers, as they are");
     if (j.sequential && !has_factor(&j.hessians, j.sequential))
         return command_usage(self, "%s takes factors of damping %g%s", j.sequential->name,
                              (double)j.sequential->damping,

@@ -32,13 +32,16 @@ float *hessian_memory(uint64_t cols)
 int hessian_new(struct hessian *h, uint64_t cols, struct error *err)
 {
     *h = (struct hessian){.cols = cols, .h = hessian_memory(cols)};
-    return h->h ? 0
-                : error_set(err, -ENOMEM, "no memory for a Hessian of %" PRIu64 " columns", cols);
+    h->magnitudes = calloc(cols, sizeof *h->magnitudes);
+    return h->h && h->magnitudes
+               ? 0
+               : error_set(err, -ENOMEM, "no memory for a Hessian of %" PRIu64 " columns", cols);
 }
 
 void hessian_free(struct hessian *h)
 {
     free(h->h);
+    free(h->magnitudes);
     *h = (struct hessian){0};
 }
 
@@ -48,6 +51,9 @@ void hessian_add(struct hessian *h, const float *x, uint32_t tokens)
 {
     int n = (int)h->cols;
     cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, n, (int)tokens, 1, x, n, 1, h->h, n);
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint64_t c = 0; c < h->cols; c++)
+            h->magnitudes[c] += (double)fabsf(x[t * h->cols + c]);
     h->tokens += tokens;
 }
 
@@ -57,6 +63,16 @@ void hessian_finish(struct hessian *h, uint32_t sequences)
     for (uint64_t row = 0; row < h->cols; row++)
         for (uint64_t col = row; col < h->cols; col++)
             h->h[row * h->cols + col] *= scale;
+}
+
+double hessian_loss(const struct hessian *h, const float *d, uint32_t rows, float *work)
+{
+    int n = (int)h->cols;
+    double loss = 0;
+    cblas_ssymm(CblasRowMajor, CblasRight, CblasUpper, (int)rows, n, 1, h->h, n, d, n, 0, work, n);
+    for (uint64_t i = 0; i < rows * h->cols; i++)
+        loss += (double)work[i] * (double)d[i];
+    return loss;
 }
 
 /* ---- the factor ---- */

@@ -21,7 +21,8 @@
 
 struct hessian {
     uint64_t cols, tokens;
-    float *h; /* [cols][cols], of which the upper triangle is used */
+    float *h;           /* [cols][cols], of which the upper triangle is used */
+    double *magnitudes; /* [cols]: sums of |x| */
 };
 
 /* Bytes that BLAS itself takes. */
@@ -46,6 +47,10 @@ void hessian_add(struct hessian *h, const float *x, uint32_t tokens);
 
 /* Behind the last token: N is known. */
 void hessian_finish(struct hessian *h, uint32_t sequences);
+
+/* The sum over rows d [rows][cols] of d H d^T: by how much the squares of what a matrix puts out change,
+ * when its rows change by d. work: as large. */
+double hessian_loss(const struct hessian *h, const float *d, uint32_t rows, float *work);
 
 /* The columns by decreasing diagonal, equal ones by number. order: [cols]. -ENOMEM. */
 int hessian_order(const struct hessian *h, uint32_t *order, struct error *err);

@@ -23,6 +23,15 @@ static uint64_t layer_bytes(const struct facts *f)
     return sum;
 }
 
+/* All of a layer's inputs. */
+static uint32_t inputs_of(const struct facts *f)
+{
+    uint32_t count = 0;
+    for (enum layer_input i = 0; i < INPUT_COUNT; i++)
+        count += parts_of(f, i);
+    return count;
+}
+
 static uint64_t widest(const struct facts *f)
 {
     uint64_t most = 0;
@@ -86,7 +95,7 @@ static int plan_layer(struct hessians *h, uint32_t layer, struct error *err)
     for (enum layer_input i = 0; i < INPUT_COUNT; i++)
         for (uint32_t p = 0; !rc && p < parts_of(h->facts, i); p++)
             rc = count_missing(h, &(struct factor_input){layer, i, p}, &files, err);
-    if (files)
+    if (files || h->awq)
         h->todo[h->todo_count++] = (struct unfinished){layer, files};
     return rc;
 }
@@ -189,6 +198,10 @@ static int write_input(struct writing *w, const struct factor_input *input, stru
     int rc = hessian_order(h, w->orders[0], err);
     for (size_t k = 0; !rc && k < w->h->kind_count; k++)
         rc = write_file(w, input, h, w->h->kinds[k], err);
+    if (!rc && w->h->awq) {
+        rc = awq_search(w->h->awq, input->layer, input->input, h, err);
+        progress_add(&w->progress, !rc);
+    }
     return rc;
 }
 
@@ -217,8 +230,8 @@ int hessians_write(struct hessians *h, struct error *err)
     for (uint32_t c = 0; !rc && c < most; c++)
         w.orders[1][c] = c;
     for (uint32_t at = 0; at < h->group; at++)
-        files += h->todo[h->done + at].files;
-    progress_begin(&w.progress, "factoring", "files", files);
+        files += h->todo[h->done + at].files + (h->awq ? inputs_of(h->facts) : 0);
+    progress_begin(&w.progress, "factoring", h->awq ? "files and scales" : "files", files);
     hessian_threads(h->threads);
     rc = rc ? rc : write_group(&w, err);
     progress_end(&w.progress);

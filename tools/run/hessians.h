@@ -7,6 +7,7 @@
 #ifndef TOOLS_RUN_HESSIANS_H
 #define TOOLS_RUN_HESSIANS_H
 
+#include "tools/run/awq.h"
 #include "tools/run/factor_file.h"
 
 enum { DAMPINGS_MAX = 8 };
@@ -22,9 +23,10 @@ struct hessians {
     unsigned threads;                               /* that factor */
     const struct facts *facts;
     struct origin from;
+    struct awq *awq; /* which finds scales in all layers; NULL: none are wanted */
     /* What there is to do: */
     struct unfinished {
-        uint32_t layer, files; /* files: that are missing */
+        uint32_t layer, files; /* files: that are missing; 0 where only scales are */
     } * todo;
     uint32_t todo_count, done;
     uint64_t missing_bytes;
@@ -49,7 +51,7 @@ int hessians_begin(struct hessians *h, struct error *err);
 void hessians_add(struct hessians *h, uint32_t layer, enum layer_input input, uint32_t part,
                   const float *x, uint32_t tokens);
 
-/* Writes the files of these layers that are missing. -EDOM where a factor cannot be had; then those
+/* Writes the files of these layers that are missing, and finds scales. -EDOM where a factor cannot be had; then those
  * before it are there. */
 int hessians_write(struct hessians *h, struct error *err);
 
