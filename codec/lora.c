@@ -214,6 +214,15 @@ static bool has_shape(const struct tensor *t, uint64_t rows, uint64_t cols)
     return t->ndim == 2 && t->shape[0] == rows && t->shape[1] == cols && is_float(t);
 }
 
+/* Whether what was trained as a whole can take a tensor's place. */
+static int check_saved(struct merge *m, const struct tensor *base, const struct tensor *saved)
+{
+    bool alike = saved->ndim == base->ndim && is_float(saved);
+    for (uint32_t i = 0; alike && i < base->ndim; i++)
+        alike = saved->shape[i] == base->shape[i];
+    return alike ? 0 : refuse(m, base, -EINVAL, "the adapter has it in another shape");
+}
+
 /* out is W, and becomes W'. A and B are there; magnitude may be NULL. */
 static int derive(struct merge *m, const struct tensor *w, const struct tensor *a,
                   const struct tensor *b, const struct tensor *magnitude, const char *module,
@@ -282,6 +291,8 @@ static int merge_weight(struct merge *m, const char *name, struct tensor *out)
     }
     if (!module)
         return error_set(m->err, -ENOMEM, "out of memory");
+    if (own && check_saved(m, out, own))
+        return -EINVAL;
     if (own) { /* saved where an embedding is trained, for it may have grown */
         *out = *own;
         out->name = name;
@@ -308,9 +319,48 @@ static int merge_one(struct merge *m, const struct tensor *base)
         saved = take(m, base->name, size - (int)strlen(".bias"), ".base_layer.bias");
     if (!out)
         return error_set(m->err, -ENOMEM, "out of memory");
+    if (saved && check_saved(m, base, saved))
+        return -EINVAL;
     *out = saved ? *saved : *base; /* what was trained as a whole takes its place */
     out->name = base->name;
     return !saved && ends_with(base->name, ".weight") ? merge_weight(m, base->name, out) : 0;
+}
+
+/* A tensor as it is, derived. */
+static int derive_plainly(struct merge *m, struct tensor *t)
+{
+    struct derived *d = arena_alloc(&m->out->arena, sizeof *d);
+    struct tensor *stored = arena_alloc(&m->out->arena, sizeof *stored);
+    if (!d || !stored)
+        return error_set(m->err, -ENOMEM, "out of memory");
+    *stored = *t;
+    *d = (struct derived){.method = &lora_factor_method,
+                          .parts = {stored},
+                          .part_count = 1,
+                          .type = t->dtype,
+                          .rows = t->shape[0],
+                          .cols = t->shape[1],
+                          .number = 1};
+    t->derived = d;
+    return 0;
+}
+
+static bool is_expert(const struct tensor *t)
+{
+    return t->ndim == 2 && is_float(t) && strstr(t->name, ".experts.");
+}
+
+/* Experts become one tensor, of which all parts are derived, or none is. */
+static int even_experts(struct merge *m)
+{
+    bool any = false;
+    int rc = 0;
+    for (size_t i = 0; i < m->out->count; i++)
+        any |= is_expert(&m->out->items[i]) && m->out->items[i].derived;
+    for (size_t i = 0; !rc && any && i < m->out->count; i++)
+        if (is_expert(&m->out->items[i]) && !m->out->items[i].derived)
+            rc = derive_plainly(m, &m->out->items[i]);
+    return rc;
 }
 
 int lora_merge(const struct lora *l, const struct tensor_list *base,
@@ -326,6 +376,7 @@ int lora_merge(const struct lora *l, const struct tensor_list *base,
         if (!m.used[i])
             rc = error_set(err, -ENOTSUP, "tensor \"%s\": the base has nothing that it is for",
                            adapter->items[i].name);
+    rc = rc ? rc : even_experts(&m);
     free(m.used);
     return rc;
 }

@@ -42,7 +42,8 @@ int lora_merge(const struct lora *l, const struct tensor_list *base,
 
 extern const struct derived_method lora_method;
 
-/* A or B by itself, its one part, times number; LORA_TRANSPOSED: turned. */
+/* A or B by itself, its one part, times number; LORA_TRANSPOSED: turned. Also of a tensor that nothing
+ * is added to. */
 extern const struct derived_method lora_factor_method;
 
 /* The parts of a tensor that an adapter adds to. */

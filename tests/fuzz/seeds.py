@@ -1289,9 +1289,75 @@ def spqr_seeds():
     }
 
 
-SEEDS = {"awq_scales": awq_seeds, "baseline": baseline_seeds, "extents": extents_seeds, "facts": facts_seeds, "factor": factor_seeds,
+# ---- adapters ----
+
+def adapter(changes, tensors, readme=None, dtype="F32"):
+    """adapter_config.json, and tensors by name with their shapes."""
+    out = files(adapter_config_json={"peft_type": "LORA", "r": 4, "lora_alpha": 8} | changes,
+                tensors_json={name: [dtype, *shape] for name, shape in tensors.items()})
+    return out + (b"\n--- README.md\n" + readme if readme else b"")
+
+
+def pair(module, a, b, kind="{}.lora_{}.weight"):
+    return {f"base_model.model.{kind.format(module, x)}": s for x, s in (("A", a), ("B", b))}
+
+
+def lora_seeds():
+    q, k, down = (f"model.layers.0.{m}" for m in ("self_attn.q_proj", "self_attn.k_proj",
+                                                  "mlp.down_proj"))
+    linear = pair(q, (4, 64), (64, 4)) | pair(k, (4, 64), (32, 4)) | pair(down, (4, 128), (64, 4))
+    embedding = pair("model.embed_tokens", (4, 32), (64, 4), "{}.lora_embedding_{}")
+    magnitudes = {f"base_model.model.{m}.lora_magnitude_vector": (n,)
+                  for m, n in ((q, 64), (k, 32), (down, 64))}
+    norm, bias = "base_model.model.model.norm.weight", f"base_model.model.{q}"
+    card = b"---\nbase_model: a/b-8B-lora\ntags: [lora]\n---\n"
+    return {
+        "valid": adapter({}, linear | embedding | {norm: (64,)}, card),
+        "ranks": adapter({"rank_pattern": {"q_proj": 1, r"layers\.0\.mlp.*": 9},
+                          "alpha_pattern": {"k_proj": 0.5}, "use_rslora": True},
+                         pair(q, (1, 64), (64, 1)) | pair(k, (4, 64), (32, 4)) |
+                         pair(down, (9, 128), (64, 9))),
+        "half": adapter({}, linear | embedding, dtype="F16"),
+        "whole-numbers": adapter({}, linear, dtype="I32"),
+        "dora": adapter({"use_dora": True}, linear | magnitudes),
+        "magnitudes-missing": adapter({"use_dora": True}, linear),
+        "magnitudes-short": adapter({"use_dora": True}, linear | {
+            n: (1,) for n in magnitudes}),
+        "fan-in-fan-out": adapter({"fan_in_fan_out": True}, pair(q, (4, 64), (64, 4))),
+        "whole": adapter({}, {"base_model.model.lm_head.weight": (32, 64), norm: (64,),
+                              f"{bias}.base_layer.bias": (64,)}),
+        "whole-of-another-shape": adapter({}, {norm: (3, 3, 3), "base_model.model.lm_head.weight": ()}),
+        "embedding-that-grew": adapter({}, pair("model.embed_tokens", (4, 40), (64, 4),
+                                               "{}.lora_embedding_{}") |
+                                       {"base_model.model.model.embed_tokens.base_layer.weight":
+                                        (40, 64)}),
+        "rank-0": adapter({}, pair(q, (0, 64), (64, 0))),
+        "rank-2-16": adapter({"r": 65536}, pair(q, (65536, 64), (64, 65536))),
+        "rank-of-others": adapter({"r": 5}, linear),
+        "rank-below-0": adapter({"r": -1}, linear),
+        "alpha-0": adapter({"lora_alpha": 0}, linear),
+        "alpha-huge": adapter({"lora_alpha": 1e308}, linear),
+        "alpha-no-number": adapter({"lora_alpha": "8"}, linear),
+        "a-alone": adapter({}, {n: s for n, s in linear.items() if "lora_A" in n}),
+        "shapes": adapter({}, pair(q, (4, 63), (64, 4))),
+        "one-dimension": adapter({}, pair(q, (64,), (64,))),
+        "unused": adapter({}, {"base_model.model.x": (1,), "": (1,)}),
+        "pattern-slow": adapter({"rank_pattern": {"(.*)*(.*)*(.*)*x": 4}}, linear),
+        "pattern-broken": adapter({"rank_pattern": {"(": 4}}, linear),
+        "pattern-no-object": adapter({"rank_pattern": [1], "alpha_pattern": 7}, linear),
+        "unsupported": adapter({"layer_replication": [[0, 1]]}, linear),
+        "another-kind": adapter({"peft_type": "IA3"}, linear),
+        "no-tensors": adapter({}, {}),
+        "not-json": b"--- adapter_config.json\n{\n--- tensors.json\n{}",
+        "no-object": b"--- adapter_config.json\n[]\n--- tensors.json\n{}",
+    }
+
+
+SEEDS = {"awq_scales": awq_seeds, "baseline": baseline_seeds, "extents": extents_seeds,
+         "facts": facts_seeds, "factor": factor_seeds,
          "gguf": gguf_seeds, "gguf_encode": gguf_encode_seeds, "hf_encode": hf_encode_seeds,
-         "imatrix": imatrix_seeds, "model": model_seeds, "packed": packed_seeds, "repack": repack_seeds,
+         "imatrix": imatrix_seeds, "lora": lora_seeds, "model": model_seeds,
+         "packed": packed_seeds, "repack": repack_seeds,
          "safetensors": safetensors_seeds, "safetensors_index": index_seeds,
          "sentencepiece": sentencepiece_seeds,
          "sketch": sketch_seeds, "spqr": spqr_seeds, "stripe": spqr_seeds, "torch": torch_seeds}

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import adapters
 import torchfile
+from architectures import make as make_architecture
 from adapters import stored
 from conftest import DATA, convert, run, wait_until
 from stores import listed, read_gguf
@@ -308,6 +309,9 @@ REFUSED = {
              'tensor "model.layers.1.mlp.up_proj.weight": its rank is 5 by the config, and 6 by A'),
     "shape": (lambda c: tensors_changed(c, lambda t: t.update({B: t[B][:-1]})),
               'tensor "model.layers.1.mlp.up_proj.weight": the adapter\'s A and B do not fit it'),
+    "another vocabulary": (lambda c: tensors_changed(c, lambda t: t.update({
+        adapters.PREFIX + EMBEDDING: np.zeros((1030, 256), np.float32)})),
+                           f'tensor "{EMBEDDING}": the adapter has it in another shape'),
     "half of it": (lambda c: tensors_changed(c, lambda t: t.pop(B)),
                    'tensor "model.layers.1.mlp.up_proj.weight": the adapter has only some of A, B '
                    "and magnitudes for it"),
@@ -574,3 +578,20 @@ def test_what_llama_cpp_has_no_place_for_is_only_merged(mount, tmp_path, knobs, 
     done = run("convert", pair.adapter, "-t", "lora-F16", "-o", tmp_path / "out", "--base",
                pair.base, check=False)
     assert done.returncode and sentence in done.stderr
+
+
+@pytest.mark.parametrize("roles", [("w1", "w2", "w3", "q_proj"), ("0.w1", "3.w2", "gate")],
+                         ids=["all", "some"])
+def test_experts(mount, tmp_path, roles):
+    """Also where it adds to some of a layer's experts alone."""
+    base = tmp_path / "store" / "moe"
+    make_architecture(base, "Mixtral-8x7B-v0.1")
+    weights = read_base(base)
+    adapter = adapters.make(tmp_path / "store" / "tuned", weights, base_name="moe", roles=roles)
+    write(tmp_path / "merged" / "tuned", base, adapters.merge(adapter, weights))
+    (tmp_path / "merged" / "tuned" / "README.md").unlink() # the base's, which is none of its own
+    mnt, merged = mount(tmp_path / "store"), mount(tmp_path / "merged")
+    for path in ("tuned/hf/bf16/model.safetensors", "tuned/gguf/tuned-BF16.gguf",
+                 "tuned/gguf/tuned-Q4_K_M.gguf"):
+        assert (mnt / path).read_bytes() == (merged / path).read_bytes()
+    assert listed(tmp_path / "store")["tuned"]["lora_refused"].endswith("one of several experts")
