@@ -12,7 +12,7 @@
  *     chunk[p / ATTEND_CHUNK][i] += weight[p] * value p [i]
  *     out[i] = (chunk[0][i] + chunk[1][i] + ...) / total
  *
- * exp is exp_c of attend_c.c, by kernels/exp.h.
+ * exp is that of kernels/exp.h.
  */
 #ifndef KERNELS_CPU_ATTEND_H
 #define KERNELS_CPU_ATTEND_H
