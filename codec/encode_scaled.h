@@ -29,6 +29,15 @@ encode_fn SCALED(w4_bf16), SCALED(w4_f16), SCALED(w4_f32);
 /* Of weights in BF16. */
 encode_bf16_fn SCALED(nf4_stored), SCALED(w4_stored);
 
+/* Rows of isa.encode and of isa.encode_bf16. */
+#define SCALED_ENCODERS                                                                            \
+    [ENCODER_NF4] = SCALED(nf4), [ENCODER_INT8] = SCALED(int8),                                    \
+    [ENCODER_W4_BF16] = SCALED(w4_bf16), [ENCODER_W4_F16] = SCALED(w4_f16),                        \
+    [ENCODER_W4_F32] = SCALED(w4_f32), [ENCODER_W8_BF16] = SCALED(w8_bf16),                        \
+    [ENCODER_W8_F16] = SCALED(w8_f16), [ENCODER_W8_F32] = SCALED(w8_f32)
+#define SCALED_STORED_ENCODERS                                                                     \
+    [ENCODER_NF4] = SCALED(nf4_stored), [ENCODER_W4_BF16] = SCALED(w4_stored)
+
 /* The greatest magnitude. Weights are finite, and magnitudes are in the order of their bits: as
  * integers a compiler compares many at a time. */
 static inline float scaled_absmax(const float *x, size_t n)

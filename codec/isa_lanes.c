@@ -46,7 +46,7 @@ const struct isa isa_avx2 = {
     .feedback = feedback_avx2,
     .lora_add = lora_add_avx2,
 #endif
-    .encode_bf16 = {[ENCODER_NF4] = SCALED(nf4_stored), [ENCODER_W4_BF16] = SCALED(w4_stored)},
+    .encode_bf16 = {SCALED_STORED_ENCODERS},
     .encode =
         {
                  [FORMAT_F32] = encode_f32,
@@ -63,13 +63,6 @@ const struct isa isa_avx2 = {
                  [FORMAT_IQ4_NL] = ENCODER(iq4_nl),
                  [FORMAT_Q3_K] = ENCODER(q3_k),
                  [FORMAT_Q2_K] = ENCODER(q2_k),
-                 [ENCODER_NF4] = SCALED(nf4),
-                 [ENCODER_INT8] = SCALED(int8),
-                 [ENCODER_W4_BF16] = SCALED(w4_bf16),
-                 [ENCODER_W4_F16] = SCALED(w4_f16),
-                 [ENCODER_W4_F32] = SCALED(w4_f32),
-                 [ENCODER_W8_BF16] = SCALED(w8_bf16),
-                 [ENCODER_W8_F16] = SCALED(w8_f16),
-                 [ENCODER_W8_F32] = SCALED(w8_f32),
+                 SCALED_ENCODERS,
                  },
 };
