@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Reads folders of transformers whose linear layers are quantized, as their loaders do, from bytes
-alone: SpQR as its published kernels take it, GPTQ, version 1, and AWQ, version gemm. Whatever a loader relies on is an
-AssertionError where it does not hold."""
+alone: SpQR as its published kernels take it, GPTQ, version 1, and AWQ, version gemm. Whatever a loader
+relies on is an AssertionError where it does not hold."""
 
 import dataclasses
 import json
+import os
 import struct
 
 import numpy as np
@@ -34,6 +35,23 @@ def read(folder):
             header[name]["shape"])
     assert begin + end == len(data)
     return Folder(json.loads((folder / "config.json").read_text()), tensors, order)
+
+
+def check_any_range(path, whole):
+    """Reads of a safetensors file from behind, of odd offsets and sizes, and of one byte at the ends of
+    tensors."""
+    assert path.stat().st_size == len(whole)
+    rng, (size,) = np.random.default_rng(1), struct.unpack_from("<Q", whole)
+    ends = [8 + size + entry["data_offsets"][1]
+            for name, entry in json.loads(whole[8:8 + size]).items() if name != "__metadata__"]
+    ranges = [(end - 1, 2) for end in ends] + [
+        (int(at), int(n)) for at, n in zip(rng.integers(0, len(whole), 60),
+                                           rng.integers(1, 200_000, 60))]
+    fd = os.open(path, os.O_RDONLY)
+    for at, n in reversed(sorted(ranges)):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(fd, n, at) == whole[at:at + n], (at, n)
+    os.close(fd)
 
 
 def parts_of(folder, layer, names):

@@ -204,23 +204,9 @@ def test_awq_keeps_biases_and_what_does_not_fit(mount, tmp_path):
 @pytest.mark.parametrize("form", ["spqr-3bit", "gptq-3bit-g128", "gptq-8bit-g128",
                                   "rtn-awq-4bit-g128"])
 def test_any_range(mount, tall, form):
-    """Reads from behind, of odd offsets and sizes, and of one byte at the ends of tensors."""
     name = f"tall/hf/{form}/model.safetensors"
     whole = (mount(tall.store) / name).read_bytes()
-    path, rng = mount(tall.store, "memory=16M") / name, np.random.default_rng(1)
-    assert path.stat().st_size == len(whole)
-    (size,) = np.frombuffer(whole[:8], np.uint64)
-    header = json.loads(whole[8:8 + int(size)])
-    ends = [8 + int(size) + entry["data_offsets"][1] for name, entry in header.items()
-            if name != "__metadata__"]
-    ranges = [(end - 1, 2) for end in ends] + [
-        (int(at), int(n)) for at, n in zip(rng.integers(0, len(whole), 60),
-                                           rng.integers(1, 200_000, 60))]
-    fd = os.open(path, os.O_RDONLY)
-    for at, n in reversed(sorted(ranges)):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        assert os.pread(fd, n, at) == whole[at:at + n], (at, n)
-    os.close(fd)
+    folders.check_any_range(mount(tall.store, "memory=16M") / name, whole)
 
 
 @pytest.mark.parametrize("form, packed", [

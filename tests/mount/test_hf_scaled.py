@@ -8,6 +8,7 @@ import struct
 
 import bnb
 import compressed
+import folders
 import models
 import numpy as np
 import pytest
@@ -201,21 +202,9 @@ def test_what_comes_back(mount):
 
 @pytest.mark.parametrize("form", [*BNB, *COMPRESSED])
 def test_any_range(mount, tall, form):
-    """Reads from behind, of odd offsets and sizes, and of one byte at the ends of tensors."""
     name = f"tall/hf/{form}/model.safetensors"
     whole = check(mount(tall.store), "tall", tall.store / "tall", form)
-    path, rng = mount(tall.store, "memory=16M") / name, np.random.default_rng(1)
-    (size,) = np.frombuffer(whole[:8], np.uint64)
-    ends = [8 + int(size) + entry["data_offsets"][1]
-            for key, entry in json.loads(whole[8:8 + int(size)]).items() if key != "__metadata__"]
-    ranges = [(end - 1, 2) for end in ends] + [
-        (int(at), int(n)) for at, n in zip(rng.integers(0, len(whole), 60),
-                                           rng.integers(1, 200_000, 60))]
-    fd = os.open(path, os.O_RDONLY)
-    for at, n in reversed(sorted(ranges)):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        assert os.pread(fd, n, at) == whole[at:at + n], (at, n)
-    os.close(fd)
+    folders.check_any_range(mount(tall.store, "memory=16M") / name, whole)
 
 
 def page(path, name, at=0, size=4096):
