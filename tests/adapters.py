@@ -51,7 +51,7 @@ def read(path):
 def modules(base):
     """Linear layers by their names, with their shapes."""
     return {name.removesuffix(".weight"): w.shape for name, (w, _) in base.items()
-            if name.startswith("model.layers.") and w.ndim == 2}
+            if name.startswith(("model.layers.", "lm_head.")) and w.ndim == 2}
 
 
 def make(folder, base, *, ranks=None, rank=6, alpha=10, alphas=None, roles=ROLES, rslora=False,
@@ -138,7 +138,7 @@ def merge(folder, base, onto_nf4=False):
             w = adapter[PREFIX + saved[0]]
             dtype = {2: "F16", 4: "F32"}[stored[PREFIX + saved[0]].itemsize]
         elif a is not None:
-            w = through(nf4(w), dtype) if onto_nf4 else w
+            w = through(nf4(w), dtype) if onto_nf4 and module != "lm_head" else w
             w = w + product(b, a) * scale(config, module)
             magnitude = adapter.get(f"{PREFIX}{module}.lora_magnitude_vector")
             if magnitude is not None:
